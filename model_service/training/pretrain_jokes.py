@@ -1,0 +1,306 @@
+"""Trains the embedded `jokes-mini` from nothing: tokenizer, weights, model card figures.
+
+    jokes_train.csv.gz ─ filter ─ BPE ─ packed rows ─ Muon + AdamW, linear decay ─ safetensors
+                                                     └ checkpoint every few minutes; `--resume` goes on
+
+Muon (Jordan et al., 2024, "Muon: an optimizer for hidden layers") takes the matrices of the blocks,
+AdamW the rest. The learning rate is constant for the first part of the steps and falls linearly to
+zero over the last (`decay_fraction`), so a run that must end sooner resumes with fewer `steps`.
+The result depends on the seed and the number of threads alone.
+"""
+
+import csv
+import gzip
+import logging
+import math
+import random
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from model_service.training.dataset import IGNORE, Batch, Encoded, Example, batches, encode
+from model_service.training.muon import Muon
+
+log = logging.getLogger(__name__)
+
+EOS = "<|endoftext|>"
+PROMPT = "JOKE:"
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainConfig:
+    """Everything the result depends on, data aside."""
+
+    steps: int = 3000
+    seed: int = 7
+    vocab_size: int = 6144
+    n_embd: int = 256
+    n_layer: int = 6
+    n_head: int = 4
+    n_positions: int = 256
+    dropout: float = 0.05
+    rows_per_batch: int = 16
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    weight_decay: float = 0.05
+    warmup_steps: int = 60
+    decay_fraction: float = 0.5
+    topic_fraction: float = 0.25  # examples that read "JOKE about cats: ..."
+    bare_fraction: float = 0.15  # examples without a prompt, for `!complete`
+    shift_fraction: float = 0.15  # examples away from position 0, so that all positions are trained
+
+
+def read_jokes(path: Path, blocked: re.Pattern[str] | None = None) -> list[str]:
+    """Read the `text` column of a gzipped CSV, without rows that hold a blocked word."""
+    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
+        texts = [" ".join(row["text"].split()) for row in csv.DictReader(file)]
+    return [text for text in texts if blocked is None or not blocked.search(text)]
+
+
+def word_filter(path: Path) -> re.Pattern[str]:
+    """Compile a word list, one word or phrase a line, into one case-blind whole-word pattern."""
+    words = [re.escape(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
+    """Train a byte-level BPE, as GPT-2's, whose token 0 ends a text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[EOS],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
+    return tokenizer
+
+
+class TopicPicker:
+    """Names what a joke is about: one of its words that is neither common nor rare."""
+
+    _WORD = re.compile(r"[A-Za-z][a-z]{3,}")
+
+    def __init__(self, texts: list[str]) -> None:
+        counts = Counter(word for text in texts for word in set(self._words(text)))
+        self._topics = {word for word, n in counts.items() if 5 <= n <= len(texts) // 150}
+
+    def _words(self, text: str) -> list[str]:
+        return [word.lower() for word in self._WORD.findall(text)]
+
+    def pick(self, text: str, rng: random.Random) -> str | None:
+        """Return a topic of `text`, or None where every word is too common or too rare."""
+        known = sorted({word for word in self._words(text) if word in self._topics})
+        return rng.choice(known) if known else None
+
+
+def epoch_examples(texts: list[str], topics: TopicPicker, config: PretrainConfig, epoch: int) -> list[Example]:
+    """Give each joke one of its three forms: plain, about a topic, or bare."""
+    rng = random.Random(f"{config.seed}-forms-{epoch}")
+    examples = []
+    for text in texts:
+        draw = rng.random()
+        topic = topics.pick(text, rng) if draw < config.topic_fraction else None
+        if topic:
+            examples.append(Example(f"JOKE about {topic}:", f" {text}"))
+        elif draw > 1 - config.bare_fraction:
+            examples.append(Example("", text))
+        else:
+            examples.append(Example(PROMPT, f" {text}"))
+    return examples
+
+
+def shifted(encoded: list[Encoded], config: PretrainConfig, epoch: int) -> Iterator[Encoded]:
+    """Move some examples to later positions; the others start at 0."""
+    rng = random.Random(f"{config.seed}-shift-{epoch}")
+    for example in encoded:
+        room = config.n_positions - len(example.input_ids)
+        if room > 0 and rng.random() < config.shift_fraction:
+            yield Encoded(example.input_ids, example.num_prompt, rng.randint(1, room))
+        else:
+            yield example
+
+
+def packed_loss(model: GPT2LMHeadModel, batch: Batch, reduction: str = "mean") -> Tensor:
+    """Return the cross-entropy in nats over all labelled tokens of a packed batch: () float32."""
+    logits = model(
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=batch.attention_mask(),
+        use_cache=False,
+    ).logits
+    return F.cross_entropy(
+        logits[:, :-1].reshape(-1, logits.shape[-1]).float(),
+        batch.labels[:, 1:].reshape(-1),
+        ignore_index=IGNORE,
+        reduction=reduction,
+    )
+
+
+@torch.no_grad()
+def bits_per_character(model: GPT2LMHeadModel, tokenizer: Tokenizer, texts: list[str], row_len: int) -> float:
+    """Return the bits the model needs for `" " + text` after `JOKE:`, per character of text.
+
+    The end-of-text token counts as part of each text.
+    """
+    model.eval()
+    encoded = encode([Example(PROMPT, f" {text}") for text in texts], tokenizer, tokenizer.token_to_id(EOS))
+    kept = [(e, len(t)) for e, t in zip(encoded, texts, strict=True) if len(e.input_ids) <= row_len]
+    nats = sum(
+        packed_loss(model, b, "sum").item()
+        for b in batches([e for e, _ in kept], row_len=row_len, rows_per_batch=16, pad_token_id=0)
+    )
+    return nats / math.log(2) / sum(size for _, size in kept)
+
+
+def optimizers(model: GPT2LMHeadModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """Give the blocks' matrices to Muon, and embeddings, biases and norms to AdamW."""
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".h." in name]
+    others = [p for name, p in model.named_parameters() if not (p.ndim == 2 and ".h." in name)]
+    return [
+        Muon(matrices, lr=config.muon_lr, weight_decay=config.weight_decay),
+        torch.optim.AdamW(others, lr=config.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def lr_factor(step: int, config: PretrainConfig) -> float:
+    """Return what the peak learning rates are multiplied by: warm-up, plateau, linear decay to 0."""
+    decay_steps = max(1, round(config.steps * config.decay_fraction))
+    return min((step + 1) / config.warmup_steps, 1.0, (config.steps - step) / decay_steps)
+
+
+class Pretraining:
+    """One run. `run` trains to the end or resumes; `export` writes the finished model."""
+
+    def __init__(self, config: PretrainConfig, data: Path, out: Path, *, compile: bool) -> None:
+        self.config, self.out = config, out
+        torch.manual_seed(config.seed)
+        torch.set_flush_denormal(True)
+        self.train_texts = read_jokes(data / "jokes_train.csv.gz", word_filter(data / "wordlists/ldnoobw_en.txt"))
+        self.dev_texts = read_jokes(data / "jokes_dev.csv.gz")
+        self.tokenizer = train_tokenizer(self.train_texts, config.vocab_size)
+        self.topics = TopicPicker(self.train_texts)
+        self.model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=config.vocab_size,
+                n_positions=config.n_positions,
+                n_embd=config.n_embd,
+                n_layer=config.n_layer,
+                n_head=config.n_head,
+                resid_pdrop=config.dropout,
+                embd_pdrop=config.dropout,
+                attn_pdrop=0.0,
+                bos_token_id=0,
+                eos_token_id=0,
+                pad_token_id=0,
+            )
+        )
+        self.optimizers = optimizers(self.model, config)
+        self.loss: Callable[..., Tensor] = torch.compile(packed_loss) if compile else packed_loss
+        self.step = 0
+
+    def _epoch(self, epoch: int) -> list[Batch]:
+        examples = epoch_examples(self.train_texts, self.topics, self.config, epoch)
+        encoded = list(shifted(encode(examples, self.tokenizer, 0), self.config, epoch))
+        made = batches(
+            encoded,
+            row_len=self.config.n_positions,
+            rows_per_batch=self.config.rows_per_batch,
+            pad_token_id=0,
+            seed=self.config.seed * 1000 + epoch,
+        )
+        return [b for b in made if len(b.input_ids) == self.config.rows_per_batch]  # one shape to compile for
+
+    def run(self, *, eval_every: int = 300, save_every: int = 150) -> None:
+        """Train until `config.steps`; log the loss, held-out bits per character and speed."""
+        self._restore()
+        epoch, first_of_epoch = 0, 0
+        while self.step < self.config.steps:
+            epoch_batches = self._epoch(epoch)
+            for batch in epoch_batches[max(0, self.step - first_of_epoch) :]:
+                if self.step == self.config.steps:
+                    break
+                self._train_step(batch)
+                if self.step % eval_every == 0:
+                    bpc = bits_per_character(self.model, self.tokenizer, self.dev_texts[:400], self.config.n_positions)
+                    log.info("step %d epoch %d: held-out bits per character %.4f (400 jokes)", self.step, epoch, bpc)
+                if self.step % save_every == 0:
+                    self._save()
+            first_of_epoch += len(epoch_batches)
+            epoch += 1
+        self._save()
+
+    def _train_step(self, batch: Batch) -> None:
+        start = time.perf_counter()
+        self.model.train()
+        torch.manual_seed(self.config.seed + self.step)  # dropout is the same after a resume
+        factor = lr_factor(self.step, self.config)
+        loss = self.loss(self.model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        for optimizer, peak in zip(self.optimizers, (self.config.muon_lr, self.config.adam_lr), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.step % 20 == 0:
+            speed = batch.input_ids.numel() / (time.perf_counter() - start)
+            log.info(
+                "step %d/%d loss %.4f lr x%.3f %.0f tokens/s", self.step, self.config.steps, loss.item(), factor, speed
+            )
+
+    def _save(self) -> None:
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
+        }
+        temporary = self.out / "checkpoint.tmp"
+        torch.save(state, temporary)
+        temporary.replace(self.out / "checkpoint.pt")
+
+    def _restore(self) -> None:
+        path = self.out / "checkpoint.pt"
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        log.info("resumed at step %d", self.step)
+
+    def export(self, folder: Path) -> dict[str, object]:
+        """Write FP16 safetensors and the tokenizer to `folder`; return the figures of the model card."""
+        half = GPT2LMHeadModel(self.model.config).to(torch.float16)
+        half.load_state_dict(self.model.state_dict())
+        half.config.dtype = torch.float16
+        half.save_pretrained(folder)
+        PreTrainedTokenizerFast(
+            tokenizer_object=self.tokenizer,
+            eos_token=EOS,
+            bos_token=EOS,
+            pad_token=EOS,
+            model_max_length=self.config.n_positions,
+        ).save_pretrained(folder)
+        bpc = bits_per_character(half.float(), self.tokenizer, self.dev_texts, self.config.n_positions)
+        return {
+            **asdict(self.config),
+            "jokes": len(self.train_texts),
+            "bits_per_character": round(bpc, 4),
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+        }
