@@ -1,0 +1,100 @@
+"""What runs in the engine: one prompt and the tokens after it. Pure Python: no torch here.
+
+A request (wire) becomes one or more sequences (engine). A status only moves forward:
+
+    WAITING ── slot free ──> RUNNING ── stop, length, cancelled, failed ──> FINISHED
+"""
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Literal
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is drawn. Defaults are OpenAI's for completions; 0 turns top_k and min_p off."""
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    logprobs: int | None = None
+    echo: bool = False
+
+    @property
+    def edits_logits(self) -> bool:
+        """Whether anything but temperature and truncation changes the logits."""
+        return bool(
+            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token with its log-probability (None for a prompt's first) and the likeliest others, best first."""
+
+    token_id: int
+    logprob: float | None
+    top: dict[int, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text since the last piece. The last one carries the finish reason."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+
+    def __add__(self, later: "Piece") -> "Piece":
+        """Merge with the piece that follows."""
+        return Piece(
+            self.text + later.text,
+            self.token_ids + later.token_ids,
+            self.logprobs + later.logprobs,
+            later.finish_reason,
+        )
+
+
+class Status(IntEnum):
+    """Where a sequence is; it never goes back."""
+
+    WAITING = 0
+    RUNNING = 1
+    FINISHED = 2
+
+
+class Sequence:
+    """One prompt with its answer so far. It belongs to the engine's thread once submitted."""
+
+    __slots__ = ("id", "num_computed", "params", "prompt_len", "seed", "slot", "status", "token_ids")
+
+    def __init__(self, id: int, prompt_ids: list[int], params: SamplingParams, seed: int) -> None:
+        assert prompt_ids
+        self.id = id
+        self.params = params
+        self.seed = seed
+        self.token_ids = list(prompt_ids)      # prompt, then answer
+        self.prompt_len = len(prompt_ids)
+        self.num_computed = 0                  # tokens whose keys and values are in the cache
+        self.slot = -1
+        self.status = Status.WAITING
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.token_ids) - self.prompt_len
+
+    def finish(self) -> None:
+        """Move to FINISHED, from wherever it was."""
+        self.status = Status.FINISHED
