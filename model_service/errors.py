@@ -10,6 +10,7 @@ ServiceError                 carries message, type, code, param and the HTTP sta
 ├── TooLarge         413     the body or file is over its limit
 ├── QueueFull        429     too many requests wait; `retry_after_s` says when to come back
 ├── ModelLoading     503     the model is not ready yet; `retry_after_s` says when to come back
+├── ModelFailed      503     the model could not be loaded; the message says why
 └── EngineDead       503     the model's engine has stopped or been closed
 
 The API's exception handler is the one place that turns them into `{"error": {...}}`.
@@ -132,6 +133,17 @@ class ModelLoading(ServiceError):
     def __init__(self, model_id: str, retry_after_s: float = 2.0) -> None:
         super().__init__(f"The model {model_id!a} is still loading. Try again in a moment.", param="model")
         self.retry_after_s = retry_after_s
+
+
+class ModelFailed(ServiceError):
+    """The model is configured but could not be loaded."""
+
+    status = 503
+    default_code = "model_failed"
+
+    def __init__(self, model_id: str, reason: str) -> None:
+        super().__init__(f"The model {model_id!a} could not be loaded: {reason}", param="model")
+        self.reason = reason
 
 
 class EngineDead(ServiceError):

@@ -1,0 +1,258 @@
+"""The models the service holds: name -> engine. Loads, swaps and lets go of them. No torch here.
+
+    loading ──> ready ──> draining (still answers what it began) ──> closed
+       └──────> failed (the reason is kept, the others go on)
+
+A model that replaces another of the same name is loaded beside it; then one assignment makes it the one that
+answers, and the old one is closed when the last request that uses it has ended. So a failed load changes nothing.
+Everything here runs on the event loop; only the loader runs in a thread, one model at a time.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, cast
+
+from model_service.config import ModelSettings
+from model_service.errors import ModelFailed, ModelLoading, ModelNotFound, RequestRefused
+from model_service.placement.loaded import Generator, Labeller, LoadedModel
+
+log = logging.getLogger(__name__)
+
+TUNED_PREFIX = "ft:"
+DRAIN_LIMIT_S = 120.0  # a replaced model's last streams get this long
+
+Loader = Callable[[ModelSettings], LoadedModel]  # blocks; whatever it raises is the reason of the failure
+State = Literal["loading", "ready", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A model as the pool sees it right now."""
+
+    id: str
+    task: Literal["generate", "classify"]
+    state: State
+    created: int
+    tuned: bool
+    error: str | None = None
+    device_map: dict[str, str] = field(default_factory=dict)
+    size_bytes: int = 0
+    weights: str = ""
+
+
+class _Slot:
+    """One loaded (or loading) model and how many requests use it."""
+
+    def __init__(self, spec: ModelSettings) -> None:
+        self.spec = spec
+        self.state: State = "loading"
+        self.error: str | None = None
+        self.model: LoadedModel | None = None
+        self.created = int(time.time())
+        self.num_users = 0
+        self.unused = asyncio.Event()
+        self.unused.set()
+
+    @contextmanager
+    def use(self) -> Iterator[None]:
+        """Count as a user, so that draining waits."""
+        self.num_users += 1
+        self.unused.clear()
+        try:
+            yield
+        finally:
+            self.num_users -= 1
+            if not self.num_users:
+                self.unused.set()
+
+    def held(self) -> Held:
+        """Describe it."""
+        model = self.model
+        return Held(
+            id=self.spec.name,
+            task=self.spec.task,
+            state=self.state,
+            created=self.created,
+            tuned=self.spec.name.startswith(TUNED_PREFIX),
+            error=self.error,
+            device_map=dict(model.device_map) if model else {},
+            size_bytes=model.size_bytes if model else 0,
+            weights=model.weights if model else self.spec.weights,
+        )
+
+
+class Pool:
+    """Models by name. `expect` what must be there, then `load` each; `close` at the end."""
+
+    def __init__(self, loader: Loader, *, drain_limit_s: float = DRAIN_LIMIT_S) -> None:
+        self._loader = loader
+        self._drain_limit_s = drain_limit_s
+        self._slots: dict[str, _Slot] = {}
+        self._expected: tuple[str, ...] = ()
+        self._loading = asyncio.Lock()
+        self._draining: dict[asyncio.Task[None], _Slot] = {}
+        self._closed = False
+
+    def expect(self, specs: tuple[ModelSettings, ...]) -> None:
+        """List the start-up models as loading, so that they can be asked about before they are; `ready` waits for these."""
+        self._expected = tuple(spec.name for spec in specs)
+        for spec in specs:
+            self._slots[spec.name] = _Slot(spec)
+
+    async def load(self, spec: ModelSettings) -> None:
+        """Load a model and let it answer under its name; what had the name answers until then, and drains.
+
+        Raises ModelFailed with the reason; nothing else changes then.
+        """
+        before = self._slots.get(spec.name)
+        if before is None or before.state == "failed":
+            self._slots[spec.name] = _Slot(spec)
+        async with self._loading:
+            if self._closed:
+                raise ModelFailed(spec.name, "the service is stopping.")
+            started = time.monotonic()
+            try:
+                model = await asyncio.to_thread(self._loader, spec)
+            except Exception as error:  # a loader may fail in any way; each is this model's problem alone
+                log.warning("model %s failed to load: %s", spec.name, error, exc_info=log.isEnabledFor(logging.DEBUG))
+                self._fail(spec.name, reason_of(error))
+                raise ModelFailed(spec.name, reason_of(error)) from error
+            if self._closed:
+                await model.close()
+                raise ModelFailed(spec.name, "the service is stopping.")
+            self._put(spec, model)
+            log.info("model %s ready after %.1f s (%s)", spec.name, time.monotonic() - started, model.weights)
+
+    async def unload(self, model_id: str) -> None:
+        """Stop answering under this name at once; what runs is finished first. Raises ModelNotFound."""
+        if model_id not in self._slots:
+            raise ModelNotFound(model_id, list(self._slots))
+        self._retire(self._slots.pop(model_id))
+        log.info("model %s unloaded", model_id)
+
+    async def close(self) -> None:
+        """End every stream, close every model; waits for a load that is under way."""
+        self._closed = True
+        for task in self._draining:
+            task.cancel()
+        leaving = [*self._draining.values(), *self._slots.values()]
+        await asyncio.gather(*(slot.model.close() for slot in leaving if slot.model))
+        if self._draining:
+            await asyncio.wait(self._draining)
+        async with self._loading:
+            pass
+
+    @contextmanager
+    def generating(self, model_id: str) -> Iterator[Generator]:
+        """Use a model that continues texts; it is not closed before the block ends."""
+        with self._ready(model_id, "generate") as model:
+            yield cast(Generator, model)
+
+    @contextmanager
+    def classifying(self, model_id: str) -> Iterator[Labeller]:
+        """Use a model that classifies texts; it is not closed before the block ends."""
+        with self._ready(model_id, "classify") as model:
+            yield cast(Labeller, model)
+
+    def engine(self, model_id: str) -> Generator:
+        """Return the model that continues texts under this name right now."""
+        with self.generating(model_id) as model:
+            return model
+
+    def classifier(self, model_id: str) -> Labeller:
+        """Return the model that classifies texts under this name right now."""
+        with self.classifying(model_id) as model:
+            return model
+
+    def folder(self, model_id: str) -> Path:
+        """Return where the model's files lie. Raises ModelNotFound, ModelLoading, ModelFailed."""
+        slot = self._find(model_id)
+        assert slot.model
+        return slot.model.folder
+
+    def describe(self) -> list[Held]:
+        """List every model, in the order they came."""
+        return [slot.held() for slot in self._slots.values()]
+
+    def find(self, model_id: str) -> Held:
+        """Describe one model, in whatever state. Raises ModelNotFound."""
+        if model_id not in self._slots:
+            raise ModelNotFound(model_id, list(self._slots))
+        return self._slots[model_id].held()
+
+    def generators(self) -> list[tuple[str, Generator]]:
+        """Return the models that continue texts and are ready, with their names."""
+        ready = [slot for slot in self._slots.values() if slot.model and slot.spec.task == "generate"]
+        return [(slot.spec.name, cast(Generator, slot.model)) for slot in ready]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every start-up model answers."""
+        return not self.missing()
+
+    def missing(self) -> dict[str, str]:
+        """Return the start-up models that do not answer, each with why."""
+        slots = [self._slots[name] for name in self._expected if name in self._slots]
+        return {slot.spec.name: slot.error or "still loading" for slot in slots if slot.state != "ready"}
+
+    @contextmanager
+    def _ready(self, model_id: str, task: Literal["generate", "classify"]) -> Iterator[LoadedModel]:
+        slot = self._find(model_id)
+        if slot.spec.task != task:
+            raise RequestRefused(WRONG_TASK[task].format(model_id), param="model", code="wrong_task")
+        assert slot.model
+        with slot.use():
+            yield slot.model
+
+    def _find(self, model_id: str) -> _Slot:
+        slot = self._slots.get(model_id)
+        if slot is None:
+            raise ModelNotFound(model_id, list(self._slots))
+        if slot.state == "failed":
+            raise ModelFailed(model_id, slot.error or "unknown reason.")
+        if slot.state == "loading":
+            raise ModelLoading(model_id)
+        return slot
+
+    def _put(self, spec: ModelSettings, model: LoadedModel) -> None:
+        slot = _Slot(spec)
+        slot.model, slot.state = model, "ready"
+        old, self._slots[spec.name] = self._slots.get(spec.name), slot
+        if old:
+            self._retire(old)
+
+    def _fail(self, name: str, reason: str) -> None:
+        slot = self._slots.get(name)
+        if slot and slot.state != "ready":
+            slot.state, slot.error = "failed", reason
+
+    def _retire(self, slot: _Slot) -> None:
+        if slot.model:
+            task = asyncio.create_task(self._drain(slot, slot.model), name=f"drain {slot.spec.name}")
+            self._draining[task] = slot
+            task.add_done_callback(lambda done: self._draining.pop(done, None))
+
+    async def _drain(self, slot: _Slot, model: LoadedModel) -> None:
+        try:
+            async with asyncio.timeout(self._drain_limit_s):
+                await slot.unused.wait()
+        except TimeoutError:
+            log.warning("model %s: %d requests did not end in time and are ended", slot.spec.name, slot.num_users)
+        await model.close()
+
+
+WRONG_TASK = {
+    "generate": "The model {!a} classifies texts, it cannot continue them: send it to /v1/classify instead.",
+    "classify": "The model {!a} continues texts, it cannot classify them: send it to /v1/completions instead.",
+}
+
+
+def reason_of(error: Exception) -> str:
+    """Say in one line why a load failed."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
