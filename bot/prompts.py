@@ -1,0 +1,56 @@
+"""What a model is asked, as text: the training format for our own models, examples for foreign ones.
+
+Our own models (`jokes-mini`, and `ft:…` tuned from it) were trained on `JOKE: {joke}` and `JOKE about {topic}: {joke}`,
+so that is the whole prompt. A base model such as gpt2 has never seen it and is shown a few jokes first.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OWN_PREFIXES = ("jokes-mini", "ft:")
+
+EXAMPLES: tuple[tuple[str, str], ...] = (
+    ("ghosts", "Why are ghosts such bad liars? You can see right through them."),
+    ("math", "Why was the math book sad? It had too many problems."),
+    ("coffee", "Why did the coffee call the police? It got mugged."),
+    ("skeletons", "Why did the skeleton stay at home? It had no body to go out with."),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """The text to send, and the strings at which the answer ends."""
+
+    text: str
+    stop: tuple[str, ...]
+
+
+def is_own(model_id: str) -> bool:
+    """Say whether a model was trained on our joke format."""
+    return model_id.startswith(OWN_PREFIXES)
+
+
+def joke_prompt(model_id: str, topic: str | None = None) -> Prompt:
+    """Build the prompt for one joke; `topic` is a few words, or nothing."""
+    opening = f"JOKE about {topic}:" if topic else "JOKE:"
+    if is_own(model_id):
+        return Prompt(opening, ("\nJOKE",))
+    lines = [f"JOKE about {about}: {joke}" if topic else f"JOKE: {joke}" for about, joke in EXAMPLES]
+    return Prompt("\n".join([*lines, opening]), ("\n",))
+
+
+def clean_topic(topic: str | None) -> str | None:
+    """Take "about cats", "  Cats?" or "a joke about cats" down to the topic; nothing left is no topic."""
+    words = " ".join((topic or "").split()).split(" ")
+    lowered = [word.lower() for word in words]
+    for opening in (["a", "joke", "about"], ["joke", "about"], ["about"]):
+        if lowered[: len(opening)] == opening:
+            words = words[len(opening) :]
+            break
+    cleaned = " ".join(words).strip(" .!?:,;")
+    return cleaned or None
+
+
+def training_rows(jokes: Sequence[tuple[int, str]]) -> list[dict[str, str]]:
+    """Turn (id, text) pairs into the rows of a fine-tuning file; lineage keeps the id."""
+    return [{"id": str(joke_id), "prompt": "JOKE:", "completion": f" {text.strip()}"} for joke_id, text in jokes]
