@@ -1,0 +1,91 @@
+"""The service's command line: `python -m model_service serve` and `… train joke|sentiment`.
+
+What needs torch is imported by the command that needs it, so `--help` and a bad setting answer at once.
+"""
+
+import asyncio
+import json
+import logging
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from model_service import lifeline, logs
+from model_service.config import load_settings, settings_or_exit
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+log = logging.getLogger(__name__)
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+train = typer.Typer(no_args_is_help=True, help="Train one of the embedded models from nothing.")
+app.add_typer(train, name="train")
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log at DEBUG, which shows people's text.")]
+Data = Annotated[Path, typer.Option(help="Folder with the training texts.", exists=True, file_okay=False)]
+Out = Annotated[Path, typer.Option(help="Folder of the run: checkpoints, and the model in model/.", file_okay=False)]
+Seed = Annotated[int | None, typer.Option(help="Seed; the same one gives the same model.")]
+
+
+@app.callback()
+def _about() -> None:
+    """The model service of Punchline: holds the weights, answers over a socket, trains."""
+
+
+@app.command()
+def serve(
+    verbose: Verbose = False,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Serve the models until SIGTERM or Ctrl-C."""
+    settings = settings_or_exit(load_settings)
+    logs.configure(verbose=verbose)
+    if with_parent:
+        lifeline.end_with_parent()
+    from model_service.server import serve as serve_until_stopped  # loads torch
+
+    asyncio.run(serve_until_stopped(settings))
+
+
+@train.command("joke")
+def train_joke(
+    data: Data,
+    out: Out,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
+    seed: Seed = None,
+    compile: Annotated[bool, typer.Option(help="Compile the training step: faster, needs a C++ compiler.")] = False,
+) -> None:
+    """Train jokes-mini; a run that was stopped goes on from its last checkpoint."""
+    logs.configure()
+    from model_service.training.pretrain_jokes import PretrainConfig, Pretraining
+
+    config = _configured(PretrainConfig, steps=steps, seed=seed)
+    training = Pretraining(config, data, out, compile=compile)
+    training.run()
+    _report(training.export(out / "model"), out / "model")
+
+
+def _configured(config_type: "type[DataclassInstance]", **given: Any) -> Any:
+    """Build a config from the options that were given; the rest keeps its default."""
+    known = {field.name for field in fields(config_type)}
+    assert known >= given.keys(), f"{config_type.__name__} has no {given.keys() - known}"
+    return config_type(**{name: value for name, value in given.items() if value is not None})
+
+
+def _report(figures: dict[str, Any], folder: Path) -> None:
+    """Print a run's figures, as JSON, for the model card."""
+    log.info("model written to %s", folder)
+    sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    app(prog_name="python -m model_service")
+
+
+if __name__ == "__main__":
+    main()
