@@ -1,0 +1,1 @@
+"""The Discord side of Punchline. Importing it never loads torch."""

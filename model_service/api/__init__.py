@@ -1,0 +1,1 @@
+"""The HTTP API: OpenAI's shape plus `/v1/classify`."""

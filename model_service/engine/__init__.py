@@ -1,0 +1,1 @@
+"""Runs sequences on a loaded model: scheduling, sampling, streaming."""

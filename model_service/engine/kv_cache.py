@@ -3,9 +3,10 @@
     keys[layer]    (S, H, T, D)     slot, head, position, head size; values alike
 
 Slots are dense (see scheduler.py), so the running sequences are a prefix and attention reads a view.
-Memory is reserved for all slots at once; a CPU's pages are only taken when they are first written.
+What was never written is zero: attention multiplies it by a probability of 0, and 0 * NaN is NaN.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,8 +19,8 @@ class KVCache:
 
     def __init__(self, model: GPT2, num_slots: int, context_len: int) -> None:
         shape = (num_slots, model.shape.n_head, context_len, model.shape.head_size)
-        self.keys = [torch.empty(shape, dtype=model.dtype, device=model.device) for _ in model.blocks]
-        self.values = [torch.empty(shape, dtype=model.dtype, device=model.device) for _ in model.blocks]
+        self.keys = [_zeros(shape, model.dtype, model.device) for _ in model.blocks]
+        self.values = [_zeros(shape, model.dtype, model.device) for _ in model.blocks]
 
     @property
     def size_bytes(self) -> int:
@@ -30,3 +31,16 @@ class KVCache:
         """Copy a sequence into the slot that became free."""
         for cache in (*self.keys, *self.values):
             cache[move.target, :, : move.length] = cache[move.source, :, : move.length]
+
+    def clear(self, slot: int) -> None:
+        """Forget a slot whose content is not finite, so that it cannot reach the next sequence."""
+        for cache in (*self.keys, *self.values):
+            cache[slot].zero_()
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy's zeros are calloc's: a page is taken when it is first written, torch's are written at once
+    *outer, inner = shape
+    return torch.from_numpy(np.zeros((*outer, inner * dtype.itemsize), np.uint8)).view(dtype)

@@ -43,7 +43,7 @@ class Scheduler:
         self.max_num_seqs = max_num_seqs
         self.max_prefill_tokens = max_prefill_tokens
         self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []      # running[i].slot == i
+        self.running: list[Sequence] = []  # running[i].slot == i
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
@@ -63,7 +63,7 @@ class Scheduler:
                 size = min(missing, budget)
                 budget -= size
             else:
-                size = 1                       # a running stream is never held up by prompts
+                size = 1  # a running stream is never held up by prompts
             if size:
                 chunks.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + size))
         return sorted(chunks, key=lambda c: c.sequence.slot)

@@ -33,9 +33,7 @@ class SamplingParams:
     @property
     def edits_logits(self) -> bool:
         """Whether anything but temperature and truncation changes the logits."""
-        return bool(
-            self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias
-        )
+        return bool(self.repetition_penalty != 1 or self.presence_penalty or self.frequency_penalty or self.logit_bias)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +82,9 @@ class Sequence:
         self.id = id
         self.params = params
         self.seed = seed
-        self.token_ids = list(prompt_ids)      # prompt, then answer
+        self.token_ids = list(prompt_ids)  # prompt, then answer
         self.prompt_len = len(prompt_ids)
-        self.num_computed = 0                  # tokens whose keys and values are in the cache
+        self.num_computed = 0  # tokens whose keys and values are in the cache
         self.slot = -1
         self.status = Status.WAITING
 

@@ -29,7 +29,9 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 class Attend(Protocol):
     """Causal attention of one layer. q, k, v: (N, H, D); returns (N, H, D)."""
 
-    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor: ...
+    def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor, /) -> Tensor:
+        """Attend in one layer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Affine:
     bias: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Return x (N, in) times the weight, plus the bias: (N, out)."""
         return F.linear(x, self.weight, self.bias)
 
 
@@ -141,7 +144,7 @@ class GPT2:
         heads = (-1, self.shape.n_head, self.shape.head_size)
         x = self.wte[input_ids] + self.wpe[position_ids]
         for layer, block in enumerate(self.blocks):
-            q, k, v = block.qkv(self._norm(x, block.ln_1)).chunk(3, dim=-1)    # (N, E) each
+            q, k, v = block.qkv(self._norm(x, block.ln_1)).chunk(3, dim=-1)  # (N, E) each
             attended = attend(layer, q.view(heads), k.view(heads), v.view(heads))
             x = x + block.proj(attended.reshape(x.shape))
             x = x + block.down(self._act(block.up(self._norm(x, block.ln_2))))

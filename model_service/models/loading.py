@@ -17,10 +17,10 @@ from torch import Tensor
 
 from model_service.models.gpt2 import GPT2, GPT2Shape
 
-WANTED = ["*.json", "*.safetensors", "merges.txt"]    # what is fetched from a hub repository
+WANTED = ["*.json", "*.safetensors", "merges.txt"]  # what is fetched from a hub repository
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-BUFFERS = (".attn.bias", ".attn.masked_bias")         # causal masks that old checkpoints carry
+BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry
 
 
 class CheckpointError(Exception):
@@ -35,15 +35,16 @@ class Checkpoint:
     tokenizer: Tokenizer
     config: Mapping[str, Any]
     folder: Path
-    tensors: Mapping[str, Tensor]      # everything that was read, heads included
-    weights: str                       # float16, bfloat16 or float32
+    tensors: Mapping[str, Tensor]  # everything that was read, heads included
+    weights: str  # float16, bfloat16 or float32
 
     @property
     def eos_token_id(self) -> int:
         """The token that ends a text."""
-        eos = self.config.get("eos_token_id")
-        first = eos[0] if isinstance(eos, list) and eos else eos
-        return int(self.tokenizer.get_vocab_size() - 1 if first is None else first)
+        eos: int | list[int] | None = self.config.get("eos_token_id")
+        if isinstance(eos, list):
+            eos = eos[0] if eos else None
+        return self.tokenizer.get_vocab_size() - 1 if eos is None else eos
 
     @property
     def size_bytes(self) -> int:
@@ -58,11 +59,11 @@ def find_folder(source: str) -> Path:
         return path
     if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
         raise CheckpointError(f"{source} is neither a folder nor a hub id like openai-community/gpt2.")
-    from huggingface_hub import snapshot_download    # a second of imports that folders do not need
+    from huggingface_hub import snapshot_download  # a second of imports that folders do not need
 
     try:
         return Path(snapshot_download(source, allow_patterns=WANTED))
-    except Exception as error:                       # the hub client raises many kinds, all of them "not there"
+    except Exception as error:  # the hub client raises many kinds, all of them "not there"
         raise CheckpointError(f"{source} could not be fetched from the hub: {str(error).splitlines()[0]}") from error
 
 
@@ -112,7 +113,7 @@ def _read_tensors(folder: Path, device: torch.device, dtype: torch.dtype) -> dic
             hint = f" It has {bins}: only safetensors are loaded." if bins else ""
             raise CheckpointError(f"{folder} has no {name}.{hint}")
         with safe_open(folder / name, framework="pt", device=str(device)) as file:
-            for key in file.keys():    # noqa: SIM118 (safe_open is not a mapping)
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
                 short = key.removeprefix("transformer.")
                 if not short.endswith(BUFFERS):
                     tensor = file.get_tensor(key).to(dtype)

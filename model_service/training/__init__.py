@@ -1,0 +1,1 @@
+"""Fine-tuning jobs, and the training of the embedded models."""

@@ -1,0 +1,298 @@
+"""Runs sequences on one model, on a thread of its own, and hands their pieces to the event loop.
+
+    event loop                                     engine thread
+    submit ── Stream ──┐        inbox              take ─> schedule ─> runner.step ─> pieces
+                       ├─ Submit, Cancel, Close ─>  ^                                   │
+    Stream.put <───────┴────── one call_soon_threadsafe per step ──────────────────────┘
+
+Two threads share a queue, never an object. A step that raises fails the sequences that ran in it and the
+engine goes on; after three such steps in a row it is dead: every stream ends, and new ones are refused.
+"""
+
+import asyncio
+import itertools
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tokenizers import Tokenizer
+
+from model_service.engine.answer import Answer
+from model_service.engine.detokenizer import token_bytes
+from model_service.engine.runner import Result, Runner
+from model_service.engine.scheduler import Scheduler
+from model_service.engine.sequence import Piece, SamplingParams, Sequence
+from model_service.engine.stream import Stream
+from model_service.errors import EngineDead, PromptTooLong, QueueFull, ServiceError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+BAD_STEPS = 3  # in a row, and the engine gives up
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """What an engine is told about its model and its limits."""
+
+    model_id: str
+    context_len: int
+    vocab_size: int
+    eos_token_id: int
+    max_num_seqs: int = 16
+    max_queue: int = 256
+    weights: str = "float32"
+    device_map: tuple[tuple[str, str], ...] = ()
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Cancel:
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    pass
+
+
+@dataclass(slots=True)
+class _Events:
+    """What one step tells the event loop."""
+
+    started: list[int]
+    pieces: list[tuple[int, Piece | Exception]]
+
+
+class Engine:
+    """One loaded language model. Make it and use it on the event loop; `close` it before dropping it."""
+
+    def __init__(self, config: EngineConfig, runner: Runner, tokenizer: Tokenizer) -> None:
+        self.config = config
+        self.tokenizer = tokenizer
+        self.generated_tokens = 0
+        self._runner = runner
+        self._table = token_bytes(tokenizer)
+        self._ids = itertools.count()
+        self._streams: dict[int, Stream] = {}  # event loop only
+        self._waiting: dict[int, None] = {}  # event loop only; in order
+        self._arrived: dict[int, float] = {}  # event loop only
+        self._mean_s = 1.0  # of an answer, moving average
+        self._dead: EngineDead | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._inbox: queue.SimpleQueue[Answer | _Cancel | _Close] = queue.SimpleQueue()
+        self._scheduler = Scheduler(config.max_num_seqs)  # engine thread only, as is what follows
+        self._answers: dict[int, Answer] = {}
+        self._bad_steps = 0
+        self._thread = threading.Thread(target=self._run, name=f"engine-{config.model_id}", daemon=True)
+        self._thread.start()
+
+    @property
+    def model_id(self) -> str:
+        """What people choose it by."""
+        return self.config.model_id
+
+    @property
+    def context_len(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self.config.context_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids below this are tokens."""
+        return self.config.vocab_size
+
+    @property
+    def weights(self) -> str:
+        """The number format of the weights."""
+        return self.config.weights
+
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take."""
+        return self.config.size_bytes
+
+    @property
+    def device_map(self) -> tuple[tuple[str, str], ...]:
+        """Which layers are on which device."""
+        return self.config.device_map
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences without a slot."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Sequences with a slot."""
+        return len(self._streams) - len(self._waiting)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it takes sequences."""
+        return self._dead is None
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenize without adding anything; an empty text has no tokens."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def token_text(self, token_id: int) -> str:
+        """Return one token as text; a part of a character reads as U+FFFD."""
+        return self._table[token_id].decode("utf-8", "replace") if token_id < len(self._table) else ""
+
+    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "") -> Stream:
+        """Queue a sequence. Raises PromptTooLong, QueueFull or EngineDead; an empty prompt starts from end-of-text."""
+        prompt_ids = prompt_ids or [self.config.eos_token_id]
+        if self._dead:
+            raise self._dead
+        if len(prompt_ids) + params.max_tokens > self.context_len:
+            raise PromptTooLong(len(prompt_ids), params.max_tokens, self.context_len)
+        if len(self._streams) >= self.config.max_num_seqs + self.config.max_queue:
+            raise QueueFull(retry_after_s=self._eta_s(len(self._waiting)))
+        self._loop = asyncio.get_running_loop()
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        sequence = Sequence(next(self._ids), prompt_ids, params, seed)
+        stream = Stream(sequence.id, self._place, self._leave)
+        self._streams[sequence.id] = stream
+        self._waiting[sequence.id] = None
+        self._arrived[sequence.id] = time.monotonic()
+        self._inbox.put(Answer(sequence, self._table, self.config.eos_token_id))
+        return stream
+
+    async def close(self) -> None:
+        """End every stream with EngineDead and stop the thread."""
+        self._die(EngineDead("The model was unloaded while it was answering. Try again."))
+        self._inbox.put(_Close())
+        await asyncio.to_thread(self._thread.join)
+
+    # --- event loop ---------------------------------------------------------------------------------------------
+
+    def _place(self, sequence_id: int) -> tuple[int, float] | None:
+        if sequence_id not in self._waiting:
+            return None
+        position = list(self._waiting).index(sequence_id) + 1
+        return position, self._eta_s(position)
+
+    def _eta_s(self, position: int) -> float:
+        return round(self._mean_s * position / self.config.max_num_seqs, 1)
+
+    def _leave(self, sequence_id: int) -> None:
+        if self._forget(sequence_id):
+            self._inbox.put(_Cancel(sequence_id))
+
+    def _forget(self, sequence_id: int) -> bool:
+        """Drop a stream; true if it was still known."""
+        self._waiting.pop(sequence_id, None)
+        self._arrived.pop(sequence_id, None)
+        return self._streams.pop(sequence_id, None) is not None
+
+    def _deliver(self, events: _Events) -> None:
+        for sequence_id in events.started:
+            self._waiting.pop(sequence_id, None)
+        for sequence_id, item in events.pieces:
+            stream = self._streams.get(sequence_id)
+            if stream is None:
+                continue
+            stream.put(item)
+            if isinstance(item, Exception) or item.finish_reason:
+                self._mean_s += 0.1 * (time.monotonic() - self._arrived[sequence_id] - self._mean_s)
+                self._forget(sequence_id)
+
+    def _die(self, error: EngineDead) -> None:
+        self._dead = self._dead or error
+        for sequence_id, stream in list(self._streams.items()):
+            stream.put(error)
+            self._forget(sequence_id)
+
+    # --- engine thread ------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._take():
+                if not self._scheduler.idle:
+                    self._tell(self._step())
+        except Exception:
+            log.exception("the engine of %s is dead", self.model_id)
+            self._call(self._die, EngineDead())
+
+    def _take(self) -> bool:
+        """Read the inbox, waiting only when there is nothing to run; false when it is time to stop."""
+        while True:
+            try:
+                item = self._inbox.get(block=self._scheduler.idle)
+            except queue.Empty:
+                return True
+            match item:
+                case _Close():
+                    return False
+                case _Cancel(sequence_id):
+                    if answer := self._answers.pop(sequence_id, None):
+                        self._release(answer.sequence)
+                case Answer():
+                    self._answers[item.sequence.id] = item
+                    self._scheduler.add(item.sequence)
+
+    def _step(self) -> _Events:
+        chunks = self._scheduler.schedule()
+        events = _Events(started=[c.sequence.id for c in chunks if c.start == 0], pieces=[])
+        try:
+            results = self._runner.step(chunks)
+        except Exception as error:
+            self._bad_steps += 1
+            if self._bad_steps == BAD_STEPS:
+                raise
+            log.exception("a step of %s failed; the %d sequences in it end", self.model_id, len(chunks))
+            failure = ServiceError("The model failed while it was answering. Try again in a moment.")
+            failure.__cause__ = error
+            events.pieces += [(c.sequence.id, failure) for c in chunks]
+            for chunk in chunks:
+                self._end(chunk.sequence)
+            return events
+        self._bad_steps = 0
+        for chunk in chunks:
+            chunk.sequence.num_computed = chunk.end
+        for result in results:
+            self._answer(result, events)
+        return events
+
+    def _answer(self, result: Result, events: _Events) -> None:
+        """Add what a result means for its reader, and let the sequence go if that was its end."""
+        sequence = result.sequence
+        if not result.finite:
+            self._runner.clear(sequence.slot)
+            events.pieces.append((sequence.id, ServiceError("The model's numbers broke on this prompt. Change it.")))
+            self._end(sequence)
+            return
+        self.generated_tokens += result.token_id is not None
+        piece = self._answers[sequence.id].add(result)
+        if piece is None:
+            return
+        if piece.text or piece.token_ids or piece.finish_reason:
+            events.pieces.append((sequence.id, piece))
+        if piece.finish_reason:
+            self._end(sequence)
+
+    def _end(self, sequence: Sequence) -> None:
+        self._answers.pop(sequence.id, None)
+        self._release(sequence)
+
+    def _release(self, sequence: Sequence) -> None:
+        if move := self._scheduler.finish(sequence):
+            self._runner.move(move)
+
+    def _tell(self, events: _Events) -> None:
+        if events.started or events.pieces:
+            self._call(self._deliver, events)
+
+    def _call(self, function: Callable[[T], None], argument: T) -> None:
+        loop = self._loop
+        try:
+            if loop is not None:
+                loop.call_soon_threadsafe(function, argument)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            log.debug("no event loop for the engine of %s", self.model_id)

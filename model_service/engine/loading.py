@@ -1,0 +1,55 @@
+"""Makes an engine or a classifier from a checkpoint. Blocks for as long as that takes: call it in a thread."""
+
+from typing import Literal
+
+import torch
+
+from model_service.engine.classifier import Classifier
+from model_service.engine.engine import Engine, EngineConfig
+from model_service.engine.runner import ModelRunner
+from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint
+
+
+def load(
+    source: str,
+    task: Literal["generate", "classify"],
+    *,
+    model_id: str,
+    weights: str = "auto",
+    device: str = "auto",
+    max_num_seqs: int = 16,
+    max_queue: int = 256,
+) -> Engine | Classifier:
+    """Load a model for its task. `auto` is the first GPU, or the CPU. Raises CheckpointError with the reason."""
+    if device == "auto":
+        device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    checkpoint = read_checkpoint(source, weights=weights, device=device)
+    if task == "classify":
+        return _classifier(checkpoint, source, model_id)
+    model = checkpoint.model
+    config = EngineConfig(
+        model_id=model_id,
+        context_len=model.shape.n_positions,
+        vocab_size=model.shape.vocab_size,
+        eos_token_id=checkpoint.eos_token_id,
+        max_num_seqs=max_num_seqs,
+        max_queue=max_queue,
+        weights=checkpoint.weights,
+        device_map=((f"layers 0-{model.shape.n_layer - 1}", str(model.device)),),
+        size_bytes=checkpoint.size_bytes,
+    )
+    try:
+        return Engine(config, ModelRunner(model, max_num_seqs), checkpoint.tokenizer)
+    except ValueError as error:
+        raise CheckpointError(f"{source} cannot run: {error}.") from error
+
+
+def _classifier(checkpoint: Checkpoint, source: str, model_id: str) -> Classifier:
+    score = checkpoint.tensors.get("score.weight")
+    if score is None:
+        raise CheckpointError(f"{source} has no score.weight: it is no sequence classifier.")
+    names = checkpoint.config.get("id2label") or {}
+    labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(score.shape[0])]
+    return Classifier(
+        model_id, checkpoint.model, score, checkpoint.tokenizer, labels, checkpoint.weights, checkpoint.size_bytes
+    )

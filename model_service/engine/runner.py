@@ -1,0 +1,121 @@
+"""Runs one step on the model: the chunks' tokens in one pass, then one new token per sequence that is due.
+
+The engine only knows `Runner`; tests script one without a model.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model_service.engine.attention import StepAttention
+from model_service.engine.kv_cache import KVCache
+from model_service.engine.sampler import sample, token_logprobs
+from model_service.engine.scheduler import Chunk, Move
+from model_service.engine.sequence import Sequence, TokenLogprob
+from model_service.models.gpt2 import GPT2
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a step made of a chunk: a token if it was due, log-probabilities if they were asked for.
+
+    `finite` is false where the model's numbers broke; then there is no token.
+    """
+
+    sequence: Sequence
+    token_id: int | None = None
+    logprob: TokenLogprob | None = None
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    finite: bool = True
+
+
+class Runner(Protocol):
+    """What the engine needs to run sequences."""
+
+    def step(self, chunks: Seq[Chunk]) -> list[Result]:
+        """Compute the chunks' tokens and draw what is due; results in any order."""
+        ...
+
+    def move(self, move: Move) -> None:
+        """Move a sequence's cache to another slot."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Wipe a slot whose content is broken."""
+        ...
+
+
+class ModelRunner:
+    """Runs a GPT-2 on its device, with fixed KV slots."""
+
+    def __init__(self, model: GPT2, num_slots: int) -> None:
+        self._model = model
+        self._cache = KVCache(model, num_slots, model.shape.n_positions)
+
+    def move(self, move: Move) -> None:
+        """Move a sequence's cache to another slot."""
+        self._cache.move(move)
+
+    def clear(self, slot: int) -> None:
+        """Wipe a slot whose content is broken."""
+        self._cache.clear(slot)
+
+    @torch.inference_mode()
+    def step(self, chunks: Seq[Chunk]) -> list[Result]:
+        """Run one forward pass over all chunks and draw the due tokens."""
+        chunks = sorted(chunks, key=lambda c: c.end - c.start > 1)  # single tokens first; the sort is stable
+        hidden = self._hidden(chunks)
+        results, due, last_rows = [], [], []
+        row = 0
+        for chunk in chunks:
+            rows = slice(row, row + chunk.end - chunk.start)
+            row = rows.stop
+            prompt = self._prompt_logprobs(chunk, hidden[rows]) if chunk.sequence.params.echo else ()
+            if chunk.samples and chunk.sequence.params.max_tokens:
+                due.append((chunk.sequence, prompt))
+                last_rows.append(row - 1)
+            else:
+                results.append(Result(chunk.sequence, prompt_logprobs=prompt))
+        if due:
+            results += self._draw(due, self._model.logits(hidden[last_rows]))
+        return results
+
+    def _hidden(self, chunks: Seq[Chunk]) -> Tensor:
+        ids = [t for c in chunks for t in c.sequence.token_ids[c.start : c.end]]
+        positions = [p for c in chunks for p in range(c.start, c.end)]
+        model = self._model
+        attention = StepAttention(chunks, self._cache, model.shape, model.device)
+        return model.hidden(
+            torch.tensor(ids, device=model.device), torch.tensor(positions, device=model.device), attention
+        )
+
+    def _draw(self, due: list[tuple[Sequence, tuple[TokenLogprob, ...]]], logits: Tensor) -> list[Result]:
+        """Draw a token per row of logits (B, V); a row that is not finite gets none."""
+        finite = logits.amax(dim=-1).isfinite().tolist()  # a NaN anywhere makes the largest one NaN
+        if not all(finite):
+            logits = torch.where(torch.tensor(finite, device=logits.device)[:, None], logits, 0.0)
+        sequences = [s for s, _ in due]
+        token_ids = sample(logits, sequences)
+        wanted = [s.params.logprobs for s in sequences]
+        logprobs: list[TokenLogprob | None] = [None] * len(due)
+        if any(n is not None for n in wanted):
+            logprobs = list(token_logprobs(logits, token_ids, [n or 0 for n in wanted]))
+        return [
+            Result(sequence, token_id, logprob, prompt) if ok else Result(sequence, finite=False)
+            for (sequence, prompt), token_id, logprob, ok in zip(due, token_ids, logprobs, finite, strict=True)
+        ]
+
+    def _prompt_logprobs(self, chunk: Chunk, hidden: Tensor) -> tuple[TokenLogprob, ...]:
+        """Return the log-probabilities of the prompt's tokens that follow the chunk's. hidden: (n, E)."""
+        params = chunk.sequence.params
+        if params.logprobs is None:
+            return ()
+        following = chunk.sequence.token_ids[chunk.start + 1 : min(chunk.end + 1, chunk.sequence.prompt_len)]
+        first = (TokenLogprob(chunk.sequence.token_ids[0], None),) if chunk.start == 0 else ()
+        if not following:
+            return first
+        logits = self._model.logits(hidden[: len(following)])
+        return first + tuple(token_logprobs(logits, following, [params.logprobs] * len(following)))
