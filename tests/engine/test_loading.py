@@ -1,0 +1,123 @@
+"""What is loaded, what is refused, and the sentence that says why."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2ForSequenceClassification
+
+from model_service.engine.classifier import Classifier
+from model_service.engine.engine import Engine
+from model_service.engine.loading import load
+from model_service.errors import RequestRefused
+from model_service.models.loading import CheckpointError, read_checkpoint
+from tests.support.tiny_models import byte_tokenizer, save_tiny_classifier, save_tiny_generator
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return save_tiny_generator(tmp_path / "tiny")
+
+
+def edit_config(folder: Path, **changes: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"model_type": "llama"}, "model_type is 'llama'"),
+        ({"activation_function": "mish"}, "activation_function 'mish'"),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+        ({"n_head": 5}, "not a multiple"),
+        ({"n_layer": 3}, r"lacks h\.2\."),
+    ],
+)
+def test_a_config_that_does_not_run_is_refused_by_name(folder: Path, changes: dict[str, object], sentence: str) -> None:
+    edit_config(folder, **changes)
+    with pytest.raises(CheckpointError, match=sentence):
+        read_checkpoint(str(folder))
+
+
+def test_pickled_weights_are_not_loaded_and_the_sentence_says_so(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: only safetensors"):
+        read_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize("source", ["./nowhere", "nowhere", "/no/such/folder"])
+def test_a_missing_folder_is_a_sentence(source: str) -> None:
+    with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
+        read_checkpoint(source)
+
+
+def test_sharded_checkpoints_and_prefixed_names_load_alike(folder: Path, tmp_path: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    assert any(name.startswith("transformer.") for name in tensors)
+    sharded = tmp_path / "sharded"
+    shutil.copytree(folder, sharded)
+    (sharded / "model.safetensors").unlink()
+    bare = {name.removeprefix("transformer."): t for name, t in tensors.items()}
+    names = sorted(bare)
+    halves = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, keys in halves.items():
+        save_file({k: bare[k] for k in keys}, sharded / file)
+    index = {"weight_map": {k: file for file, keys in halves.items() for k in keys}}
+    (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
+    first, second = read_checkpoint(str(folder)), read_checkpoint(str(sharded))
+    assert all(torch.equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
+
+
+def test_gpt2s_older_tokenizer_files_are_read(folder: Path) -> None:
+    vocab = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "vocab.json").write_text(json.dumps(vocab))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer.json").unlink()
+    assert read_checkpoint(str(folder)).tokenizer.encode("héy").ids == byte_tokenizer().encode("héy")
+
+
+def test_number_formats_are_as_asked(folder: Path) -> None:
+    assert read_checkpoint(str(folder)).weights == "float32"
+    half = read_checkpoint(str(folder), weights="bfloat16")
+    assert half.model.dtype == torch.bfloat16
+    assert half.size_bytes * 2 == read_checkpoint(str(folder)).size_bytes
+    with pytest.raises(CheckpointError, match="int8"):
+        read_checkpoint(str(folder), weights="int8")
+
+
+async def test_probabilities_equal_transformers_whatever_else_is_in_the_list(tmp_path: Path) -> None:
+    folder = save_tiny_classifier(tmp_path)
+    classifier = load(str(folder), "classify", model_id="mood")
+    assert isinstance(classifier, Classifier)
+    texts = ["I love this", "no", "héllo 😀 " * 5]
+    probs = await classifier.classify(texts)
+    reference = GPT2ForSequenceClassification.from_pretrained(folder).eval()
+    for text, row in zip(texts, probs, strict=True):
+        with torch.no_grad():
+            expected = reference(torch.tensor([byte_tokenizer().encode(text)])).logits[0].softmax(-1)
+        assert row == pytest.approx(expected.tolist(), abs=1e-4)
+        assert (await classifier.classify([text]))[0] == row
+    assert classifier.labels == ["negative", "neutral", "positive"]
+    with pytest.raises(RequestRefused, match="Text 1 of the input is empty"):
+        await classifier.classify(["a", ""])
+    with pytest.raises(RequestRefused, match="200 tokens; this model reads at most 128"):
+        await classifier.classify(["a" * 200])
+    await classifier.close()
+
+
+def test_a_language_model_is_no_classifier(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no score\.weight"):
+        load(str(folder), "classify", model_id="x")
+
+
+async def test_every_byte_of_a_text_survives_the_tokenizer(folder: Path) -> None:
+    engine = load(str(folder), "generate", model_id="x")
+    assert isinstance(engine, Engine)
+    text = "a\tb\n😀é\u200b<|x|>"
+    assert "".join(engine.token_text(t) for t in engine.encode("abc")) == "abc"
+    assert engine.tokenizer.decode(engine.encode(text)) == text
+    await engine.close()

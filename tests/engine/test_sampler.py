@@ -1,0 +1,113 @@
+"""Draws follow the distribution that the parameters describe, row by row."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from model_service.engine.sampler import sample, token_logprobs, uniform
+from model_service.engine.sequence import SamplingParams, Sequence
+
+VOCAB = 1000
+DRAWS = 4000
+CHI_SQUARE_LIMIT = 3.7  # standard deviations; fixed seeds, so a pass stays a pass
+
+
+def logits_row(seed: int = 0) -> torch.Tensor:
+    return torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def reference_probs(logits: torch.Tensor, p: SamplingParams) -> torch.Tensor:
+    """The distribution by definition: temperature, min_p, top_k, top_p on the whole sorted row."""
+    probs, order = (logits[0].double() / p.temperature).softmax(-1).sort(descending=True)
+    probs = torch.where(probs >= p.min_p * probs[0], probs, 0)
+    if p.top_k:
+        probs[p.top_k :] = 0
+    probs /= probs.sum()
+    probs[(probs.cumsum(0) - probs) >= p.top_p] = 0
+    return torch.zeros(VOCAB, dtype=torch.float64).scatter(0, order, probs / probs.sum())
+
+
+def draws(logits: torch.Tensor, p: SamplingParams, n: int = DRAWS) -> list[int]:
+    """Draw n tokens as n sequences of one batch with different seeds."""
+    return sample(logits.expand(n, -1), [Sequence(i, [0], p, seed=i) for i in range(n)])
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(temperature=0.7),
+        SamplingParams(top_k=20),
+        SamplingParams(top_p=0.8),
+        SamplingParams(temperature=2.5, top_p=0.95),  # keeps more than the sorted head
+        SamplingParams(min_p=0.05),
+        SamplingParams(temperature=1.5, top_k=50, top_p=0.7, min_p=0.01),
+    ],
+)
+def test_draws_follow_the_distribution(params: SamplingParams) -> None:
+    logits = logits_row()
+    probs = reference_probs(logits, params)
+    counts = Counter(draws(logits, params))
+    assert all(probs[t] > 0 for t in counts), "a token was drawn that the filters drop"
+    common = [t for t in range(VOCAB) if probs[t] * DRAWS >= 5]
+    rest = 1 - sum(probs[t].item() for t in common)
+    expected = [probs[t].item() * DRAWS for t in common] + [rest * DRAWS]
+    observed = [counts[t] for t in common] + [DRAWS - sum(counts[t] for t in common)]
+    chi = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True) if e > 1)
+    degrees = sum(e > 1 for e in expected) - 1
+    assert abs(chi - degrees) <= CHI_SQUARE_LIMIT * math.sqrt(2 * max(degrees, 1))
+
+
+def test_the_random_stream_depends_on_seed_and_position_alone() -> None:
+    assert uniform(3, 7) == uniform(3, 7)
+    numbers = [uniform(s, p) for s in range(50) for p in range(50)]
+    assert len(set(numbers)) == 2500
+    assert all(0 <= n < 1 for n in numbers)
+    assert abs(sum(numbers) / 2500 - 0.5) < 0.02
+
+
+def test_a_rows_token_does_not_depend_on_its_neighbours() -> None:
+    mixed = [
+        SamplingParams(temperature=0),
+        SamplingParams(),
+        SamplingParams(top_p=0.5),
+        SamplingParams(top_k=3, repetition_penalty=1.5),
+        SamplingParams(logit_bias=((4, 50.0),)),
+    ]
+    logits = torch.cat([logits_row(i) for i in range(5)])
+    rows = [Sequence(i, [1, 2], p, seed=9) for i, p in enumerate(mixed)]
+    together = sample(logits, rows)
+    assert together == [sample(logits[i : i + 1], [rows[i]])[0] for i in range(5)]
+    assert together[4] == 4
+
+
+def test_a_tiny_temperature_is_greedy_and_never_overflows() -> None:
+    logits = logits_row() * 1e4
+    assert set(draws(logits, SamplingParams(temperature=1e-6), 20)) == {int(logits.argmax())}
+
+
+def test_a_banned_token_is_never_drawn() -> None:
+    logits = torch.zeros(1, 3)
+    banned = SamplingParams(logit_bias=((0, float("-inf")), (2, float("-inf"))))
+    assert set(draws(logits, banned, 200)) == {1}
+
+
+def test_penalties_count_as_documented() -> None:
+    logits = torch.zeros(1, 5)
+    logits[0] = torch.tensor([2.0, 1.9, -1.0, 0.0, 0.0])
+    prompt_and_answer = Sequence(0, [0], SamplingParams(temperature=0, repetition_penalty=2.0), 0)
+    assert sample(logits, [prompt_and_answer]) == [1]  # the prompt's token 0 was halved
+    only_answer = Sequence(0, [0], SamplingParams(temperature=0, presence_penalty=1.0), 0)
+    assert sample(logits, [only_answer]) == [0]  # the prompt does not count
+    only_answer.token_ids.append(0)
+    assert sample(logits, [only_answer]) == [1]
+
+
+def test_logprobs_are_of_the_raw_logits() -> None:
+    logits = logits_row()
+    entry = token_logprobs(logits, [5], [3])[0]
+    expected = torch.log_softmax(logits, -1)[0]
+    assert entry.logprob == pytest.approx(expected[5].item())
+    assert list(entry.top) == expected.topk(3).indices.tolist()
