@@ -9,6 +9,7 @@ BotError
 │   ├── ModelMissing          the service has no such model (or no longer)
 │   ├── TextTooLong           text and answer do not fit the model; the sentence has the numbers
 │   └── TooFewJokes           not enough jokes to train on; the sentence has the numbers
+├── StoreError                the joke collection refused or failed (drawn in `bot.store.errors`)
 ├── NotAllowed                this person may not do this; says who may
 └── BadInput                  what was typed cannot work; says what can
 

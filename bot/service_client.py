@@ -4,14 +4,14 @@
         async for update in stream:                                                   # leaving the block cancels it
             ...
 
-Every wait has a limit (`Timeouts`), every failure is a `BotError`: no connection or a broken one is `ServiceUnavailable`,
-a refusal is `RequestFailed` or one of its kinds, a limit reached is `TooSlow`.
+Every wait has a limit (`Timeouts`), every failure is a `BotError`: no connection or a broken one is
+`ServiceUnavailable`, a refusal is `RequestFailed` or one of its kinds, a limit reached is `TooSlow`.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +39,7 @@ class Timeouts:
 
 
 class CompletionStream:
-    """One running completion. Reads in its own task into a mailbox of one, which merges text while the reader is busy."""
+    """One running completion, read by its own task into a mailbox of one that merges while the bot is busy."""
 
     def __init__(self, client: "ServiceClient", request: CompletionRequest) -> None:
         self._client, self._request = client, request
@@ -98,7 +98,7 @@ class CompletionStream:
         finally:
             self._mail.close(error)
 
-    async def _feed(self, lines: AsyncIterator[bytes]) -> None:
+    async def _feed(self, lines: AsyncIterable[bytes]) -> None:
         """Read SSE lines until `[DONE]`; raises ServiceUnavailable when they end before it."""
         async for raw in lines:
             line = raw.decode("utf-8", "replace").strip()

@@ -16,8 +16,10 @@ StoreError
 
 from pathlib import Path
 
+from bot.errors import BotError
 
-class StoreError(Exception):
+
+class StoreError(BotError):
     """Anything the store refuses or fails to do."""
 
 
