@@ -1,0 +1,128 @@
+"""The command line `punchline`. Each command imports what it needs, so `--help` answers at once.
+
+What needs torch is handed to `python -m model_service …`: this process never loads it.
+"""
+
+import asyncio
+import importlib.util
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from bot.config import Settings, load_settings
+from model_service import lifeline, logs
+from model_service.config import settings_or_exit
+
+app = typer.Typer(
+    name="punchline",
+    help="A Discord bot whose sense of humour its community trains. All of it runs on this machine.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they would show the values of variables
+)
+
+Verbose = Annotated[bool, typer.Option("--verbose", help="Log at DEBUG, which shows people's text.")]
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command()
+def run(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show the whole log of both processes here.")] = False,
+) -> None:
+    """Run the service and the bot; without a token, the playground too."""
+    settings = settings_or_exit(load_settings)
+    _need_torch()
+    from bot.run import run as run_until_stopped
+
+    raise SystemExit(asyncio.run(run_until_stopped(settings, verbose=verbose)))
+
+
+@app.command()
+def bot(
+    playground: Annotated[str | None, typer.Option(help="Address of a playground, instead of Discord.")] = None,
+    verbose: Verbose = False,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Run the bot alone; the service must run too, or it says that the model is offline."""
+    settings = settings_or_exit(load_settings)
+    logs.configure(verbose=verbose)
+    if with_parent:
+        lifeline.end_with_parent()
+    if settings.discord_token is None:
+        _refuse("There is no token. Set DISCORD_TOKEN, or use `punchline run` to try the bot in the playground.")
+    _run_bot(settings, playground)
+
+
+@app.command()
+def serve(verbose: Verbose = False) -> None:
+    """Run the model service alone."""
+    settings_or_exit(load_settings)
+    _hand_over("serve", *(["--verbose"] if verbose else []))
+
+
+@app.command()
+def ask(
+    text: Annotated[str, typer.Argument(help='What to continue, or "tell me a joke", or "a joke about cats".')],
+    model: Annotated[str | None, typer.Option(help="Model to ask; default: the bot's.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer; default: the bot's.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; the same one gives the same answer.")] = None,
+) -> None:
+    """Ask the model from the terminal, without Discord."""
+    settings = settings_or_exit(load_settings)
+    from bot.ask import Question, answer
+
+    raise SystemExit(asyncio.run(answer(settings, Question(text, model, max_tokens, seed))))
+
+
+@app.command()
+def doctor() -> None:
+    """Check token, intents, service, models, disk and permissions; say what to do about each problem."""
+    settings = settings_or_exit(load_settings)
+    from bot.doctor import examine
+
+    raise SystemExit(asyncio.run(examine(settings)))
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def train(context: typer.Context) -> None:
+    """Train one of the embedded models from nothing: `train joke` or `train sentiment`."""
+    _hand_over("train", *context.args)
+
+
+def _run_bot(settings: Settings, playground: str | None) -> None:
+    import discord
+
+    from bot.app import run_bot
+
+    try:
+        asyncio.run(run_bot(settings, playground))
+    except discord.LoginFailure:
+        _refuse(
+            "Discord refused the token. Copy it again: https://discord.com/developers/applications, "
+            "your application, Bot, Reset Token."
+        )
+
+
+def _hand_over(*args: str) -> NoReturn:
+    """Become `python -m model_service …`, so that signals and the exit code are that process's own."""
+    _need_torch()
+    sys.stdout.flush()
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DISCORD_TOKEN")}
+    os.execve(sys.executable, (sys.executable, "-P", "-m", "model_service", *args), env)
+
+
+def _need_torch() -> None:
+    if importlib.util.find_spec("torch") is None:
+        _refuse("The model service is not installed here. Install it: pip install 'punchline[service]'")
+
+
+def _refuse(sentence: str) -> NoReturn:
+    sys.stderr.write(sentence + "\n")
+    raise SystemExit(2)
+
+
+def main() -> None:
+    """Run the command that was typed."""
+    app(prog_name="punchline")

@@ -1,0 +1,134 @@
+"""`punchline run`: the service, the bot and, without a token, the playground, in one command.
+
+    punchline run ──┬── python -m model_service serve      (never sees the token)
+      playground    └── python -m bot bot [--playground URL]
+
+The playground lives in this process, so a page stays open while the bot restarts.
+"""
+
+import asyncio
+import errno
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from bot.config import Settings
+from bot.connection import until_ready
+from bot.processes import ChildLog, Keeper, Limits, Program, keep_running
+
+if TYPE_CHECKING:
+    from bot.playground import Playground
+
+TOKEN_VARIABLES = ("DISCORD_TOKEN", "DISCORD_TOKEN_FILE")
+SLOW_START_S = 30.0
+
+
+class NoPlayground(Exception):
+    """The playground cannot listen on its port; the message says what to do."""
+
+
+async def run(settings: Settings, *, verbose: bool = False, limits: Limits | None = None) -> int:
+    """Run everything until SIGINT, SIGTERM or SIGHUP; returns the exit code."""
+    out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+    stop, kill = asyncio.Event(), asyncio.Event()
+    _on_signals(stop, kill)
+    try:
+        async with _playground(settings) as playground:
+            programs = [service_program(os.environ), bot_program(os.environ, playground)]
+            keepers = [keeper(program, settings, err, limits, all_lines=verbose) for program in programs]
+            announcing = asyncio.create_task(_announce(settings, playground, out, err), name="announce")
+            try:
+                return await keep_running(keepers, stop, kill)
+            finally:
+                announcing.cancel()
+                await asyncio.wait([announcing])
+    except NoPlayground as error:
+        err.print(str(error), markup=False)
+        return 1
+
+
+def service_program(environ: Mapping[str, str]) -> Program:
+    """The model service, in an environment without the token."""
+    env = {name: value for name, value in environ.items() if name not in TOKEN_VARIABLES}
+    return Program("model service", (sys.executable, "-P", "-m", "model_service", "serve", "--with-parent"), env)
+
+
+def bot_program(environ: Mapping[str, str], playground: "Playground | None") -> Program:
+    """The bot, with its own token, or with the playground's address and token."""
+    argv: tuple[str, ...] = (sys.executable, "-P", "-m", "bot", "bot", "--with-parent")
+    env = dict(environ)
+    if playground is not None:
+        argv = (*argv, "--playground", playground.base_url)
+        env = {name: value for name, value in env.items() if name not in TOKEN_VARIABLES}
+        env["DISCORD_TOKEN"] = playground.bot_token
+    return Program("bot", argv, env)
+
+
+def keeper(
+    program: Program, settings: Settings, err: Console, limits: Limits | None = None, *, all_lines: bool = False
+) -> Keeper:
+    """Prepare to keep a program running: its log goes to `<home>/logs/`, what matters of it to `err` too."""
+
+    def show(line: str) -> None:
+        err.print(f"[{program.name}] {line}", markup=False)
+
+    def tell(line: str) -> None:
+        err.print(line, markup=False)
+
+    path = settings.home / "logs" / f"{program.name.split()[-1]}.log"
+    return Keeper(program, ChildLog(path, show, all_lines=all_lines), tell, limits or Limits())
+
+
+def _on_signals(stop: asyncio.Event, kill: asyncio.Event) -> None:
+    """The first signal stops everything in order, the second at once."""
+
+    def received() -> None:
+        (kill if stop.is_set() else stop).set()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, received)
+
+
+@asynccontextmanager
+async def _playground(settings: Settings) -> "AsyncIterator[Playground | None]":
+    """Host the playground if there is no token; raises NoPlayground if its port cannot be had."""
+    if settings.discord_token is not None:
+        yield None
+        return
+    from bot.playground import Playground
+
+    playground = Playground(port=settings.playground.port)
+    try:
+        await playground.__aenter__()
+    except OSError as error:
+        raise NoPlayground(_port_sentence(settings.playground.port, error)) from error
+    try:
+        yield playground
+    finally:
+        await playground.__aexit__(None, None, None)
+
+
+def _port_sentence(port: int, error: OSError) -> str:
+    another = f"PUNCHLINE_PLAYGROUND__PORT={port + 1 if 1024 <= port < 65535 else 8480} (0 takes any free one)"
+    if error.errno == errno.EADDRINUSE:
+        who = "perhaps by another `punchline run`. Stop that, or choose another port"
+        return f"Port {port} on 127.0.0.1 is taken, {who}: {another}."
+    return f"The playground cannot use port {port}: {error.strerror}. Choose another: {another}."
+
+
+async def _announce(settings: Settings, playground: "Playground | None", out: Console, err: Console) -> None:
+    """Wait until every start-up model answers, then say in one line where to go."""
+    where = f"the playground is at {playground.base_url}" if playground else "the bot talks to Discord"
+    with err.status("Starting the models ...") if err.is_terminal else nullcontext():
+        try:
+            async with asyncio.timeout(SLOW_START_S):
+                await until_ready(settings)
+        except TimeoutError:
+            err.print(f"The models are still loading. What the service is doing: {settings.home}/logs/service.log")
+            await until_ready(settings)
+    out.print(f"Punchline is ready: {where} (Ctrl-C stops it)", markup=False)
