@@ -11,7 +11,8 @@ ServiceError                 carries message, type, code, param and the HTTP sta
 ├── QueueFull        429     too many requests wait; `retry_after_s` says when to come back
 ├── ModelLoading     503     the model is not ready yet; `retry_after_s` says when to come back
 ├── ModelFailed      503     the model could not be loaded; the message says why
-└── EngineDead       503     the model's engine has stopped or been closed
+├── EngineDead       503     the model's engine has stopped or been closed
+└── InternalError    500     our own bug; the log has it
 
 The API's exception handler is the one place that turns them into `{"error": {...}}`.
 """
@@ -154,3 +155,12 @@ class EngineDead(ServiceError):
 
     def __init__(self, message: str = "The model stopped while it was answering. Try again in a moment.") -> None:
         super().__init__(message)
+
+
+class InternalError(ServiceError):
+    """Something broke that should not have; the log says what."""
+
+    default_code = "internal_error"
+
+    def __init__(self) -> None:
+        super().__init__("Something went wrong inside the model service; its log says what.")

@@ -1,1 +1,1 @@
-"""The HTTP API: OpenAI's shape plus `/v1/classify`."""
+"""The HTTP API of the model service."""

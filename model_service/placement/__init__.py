@@ -1,1 +1,1 @@
-"""Which models are loaded, and where."""
+"""Which models are held, where, and how they come and go."""

@@ -1,6 +1,7 @@
 """What the pool needs of a loaded model, so that it and the API can be read (and tested) without torch."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -29,30 +30,14 @@ class Stream(Protocol):
         """Pieces, each with all text since the last read; the last one carries the finish reason."""
 
 
-class LoadedModel(Protocol):
+class Model(Protocol):
     """A model in memory."""
-
-    @property
-    def folder(self) -> Path:
-        """Where its files lie."""
-
-    @property
-    def device_map(self) -> dict[str, str]:
-        """Which layers are on which device, `{"layers 0-5": "cuda:0"}`."""
-
-    @property
-    def size_bytes(self) -> int:
-        """What its weights take."""
-
-    @property
-    def weights(self) -> str:
-        """Their number format."""
 
     async def close(self) -> None:
         """End every stream with EngineDead and stop. Closing twice is harmless."""
 
 
-class Generator(LoadedModel, Protocol):
+class Generator(Model, Protocol):
     """A model that continues texts; `engine.Engine` is one."""
 
     @property
@@ -64,8 +49,8 @@ class Generator(LoadedModel, Protocol):
         """Token ids are below this."""
 
     @property
-    def eos_token_id(self) -> int:
-        """The token that ends a text, and that an empty prompt starts from."""
+    def alive(self) -> bool:
+        """Whether it takes sequences; false once its steps have failed too often."""
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -83,11 +68,15 @@ class Generator(LoadedModel, Protocol):
         """Turn text into token ids. May be called from any thread."""
 
     def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "") -> Stream:
-        """Queue a sequence. Raises PromptTooLong, QueueFull, EngineDead."""
+        """Queue a sequence; an empty prompt starts from end-of-text. Raises PromptTooLong, QueueFull, EngineDead."""
 
 
-class Labeller(LoadedModel, Protocol):
+class Labeller(Model, Protocol):
     """A model that classifies texts; `engine.Classifier` is one."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back."""
 
     @property
     def labels(self) -> list[str]:
@@ -95,3 +84,14 @@ class Labeller(LoadedModel, Protocol):
 
     async def classify(self, texts: list[str]) -> list[list[float]]:
         """One row of probabilities per text, in label-id order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model with what there is to say about it."""
+
+    model: Generator | Labeller
+    folder: Path  # where its files lie
+    device_map: dict[str, str]  # {"layers 0-5": "cuda:0"}
+    size_bytes: int
+    weights: str  # number format

@@ -11,7 +11,7 @@ Everything here runs on the event loop; only the loader runs in a thread, one mo
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,14 +19,14 @@ from typing import Literal, cast
 
 from model_service.config import ModelSettings
 from model_service.errors import ModelFailed, ModelLoading, ModelNotFound, RequestRefused
-from model_service.placement.loaded import Generator, Labeller, LoadedModel
+from model_service.placement.loaded import Generator, Labeller, Loaded, Model
 
 log = logging.getLogger(__name__)
 
 TUNED_PREFIX = "ft:"
 DRAIN_LIMIT_S = 120.0  # a replaced model's last streams get this long
 
-Loader = Callable[[ModelSettings], LoadedModel]  # blocks; whatever it raises is the reason of the failure
+Loader = Callable[[ModelSettings], Loaded]  # blocks; whatever it raises is the reason of the failure
 State = Literal["loading", "ready", "failed"]
 
 
@@ -52,7 +52,7 @@ class _Slot:
         self.spec = spec
         self.state: State = "loading"
         self.error: str | None = None
-        self.model: LoadedModel | None = None
+        self.loaded: Loaded | None = None
         self.created = int(time.time())
         self.num_users = 0
         self.unused = asyncio.Event()
@@ -70,9 +70,15 @@ class _Slot:
             if not self.num_users:
                 self.unused.set()
 
+    def why_not(self) -> str:
+        """Say why it does not answer; empty if it does."""
+        if self.state == "ready" and self.loaded and not getattr(self.loaded.model, "alive", True):
+            return "its engine has stopped: restart the service; the log says why"
+        return "" if self.state == "ready" else self.error or "still loading"
+
     def held(self) -> Held:
         """Describe it."""
-        model = self.model
+        loaded = self.loaded
         return Held(
             id=self.spec.name,
             task=self.spec.task,
@@ -80,9 +86,9 @@ class _Slot:
             created=self.created,
             tuned=self.spec.name.startswith(TUNED_PREFIX),
             error=self.error,
-            device_map=dict(model.device_map) if model else {},
-            size_bytes=model.size_bytes if model else 0,
-            weights=model.weights if model else self.spec.weights,
+            device_map=loaded.device_map if loaded else {},
+            size_bytes=loaded.size_bytes if loaded else 0,
+            weights=loaded.weights if loaded else self.spec.weights,
         )
 
 
@@ -93,16 +99,15 @@ class Pool:
         self._loader = loader
         self._drain_limit_s = drain_limit_s
         self._slots: dict[str, _Slot] = {}
-        self._expected: tuple[str, ...] = ()
+        self._needed: tuple[str, ...] = ()
         self._loading = asyncio.Lock()
         self._draining: dict[asyncio.Task[None], _Slot] = {}
         self._closed = False
 
-    def expect(self, specs: tuple[ModelSettings, ...]) -> None:
-        """List the start-up models as loading, so that they can be asked about before they are; `ready` waits for these."""
-        self._expected = tuple(spec.name for spec in specs)
-        for spec in specs:
-            self._slots[spec.name] = _Slot(spec)
+    def expect(self, needed: Iterable[ModelSettings], others: Iterable[ModelSettings] = ()) -> None:
+        """List the start-up models as loading, before the first is loaded; `ready` waits for the needed ones."""
+        self._slots = {spec.name: _Slot(spec) for spec in (*needed, *others)}
+        self._needed = tuple(spec.name for spec in needed)
 
     async def load(self, spec: ModelSettings) -> None:
         """Load a model and let it answer under its name; what had the name answers until then, and drains.
@@ -117,16 +122,16 @@ class Pool:
                 raise ModelFailed(spec.name, "the service is stopping.")
             started = time.monotonic()
             try:
-                model = await asyncio.to_thread(self._loader, spec)
+                loaded = await asyncio.to_thread(self._loader, spec)
             except Exception as error:  # a loader may fail in any way; each is this model's problem alone
                 log.warning("model %s failed to load: %s", spec.name, error, exc_info=log.isEnabledFor(logging.DEBUG))
                 self._fail(spec.name, reason_of(error))
                 raise ModelFailed(spec.name, reason_of(error)) from error
             if self._closed:
-                await model.close()
+                await loaded.model.close()
                 raise ModelFailed(spec.name, "the service is stopping.")
-            self._put(spec, model)
-            log.info("model %s ready after %.1f s (%s)", spec.name, time.monotonic() - started, model.weights)
+            self._put(spec, loaded)
+            log.info("model %s ready after %.1f s (%s)", spec.name, time.monotonic() - started, loaded.weights)
 
     async def unload(self, model_id: str) -> None:
         """Stop answering under this name at once; what runs is finished first. Raises ModelNotFound."""
@@ -141,7 +146,7 @@ class Pool:
         for task in self._draining:
             task.cancel()
         leaving = [*self._draining.values(), *self._slots.values()]
-        await asyncio.gather(*(slot.model.close() for slot in leaving if slot.model))
+        await asyncio.gather(*(slot.loaded.model.close() for slot in leaving if slot.loaded))
         if self._draining:
             await asyncio.wait(self._draining)
         async with self._loading:
@@ -172,8 +177,8 @@ class Pool:
     def folder(self, model_id: str) -> Path:
         """Return where the model's files lie. Raises ModelNotFound, ModelLoading, ModelFailed."""
         slot = self._find(model_id)
-        assert slot.model
-        return slot.model.folder
+        assert slot.loaded
+        return slot.loaded.folder
 
     def describe(self) -> list[Held]:
         """List every model, in the order they came."""
@@ -187,8 +192,8 @@ class Pool:
 
     def generators(self) -> list[tuple[str, Generator]]:
         """Return the models that continue texts and are ready, with their names."""
-        ready = [slot for slot in self._slots.values() if slot.model and slot.spec.task == "generate"]
-        return [(slot.spec.name, cast(Generator, slot.model)) for slot in ready]
+        slots = [slot for slot in self._slots.values() if slot.spec.task == "generate"]
+        return [(slot.spec.name, cast(Generator, slot.loaded.model)) for slot in slots if slot.loaded]
 
     @property
     def ready(self) -> bool:
@@ -197,17 +202,17 @@ class Pool:
 
     def missing(self) -> dict[str, str]:
         """Return the start-up models that do not answer, each with why."""
-        slots = [self._slots[name] for name in self._expected if name in self._slots]
-        return {slot.spec.name: slot.error or "still loading" for slot in slots if slot.state != "ready"}
+        reasons = {name: self._slots[name].why_not() for name in self._needed if name in self._slots}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     @contextmanager
-    def _ready(self, model_id: str, task: Literal["generate", "classify"]) -> Iterator[LoadedModel]:
+    def _ready(self, model_id: str, task: Literal["generate", "classify"]) -> Iterator[Model]:
         slot = self._find(model_id)
         if slot.spec.task != task:
             raise RequestRefused(WRONG_TASK[task].format(model_id), param="model", code="wrong_task")
-        assert slot.model
+        assert slot.loaded
         with slot.use():
-            yield slot.model
+            yield slot.loaded.model
 
     def _find(self, model_id: str) -> _Slot:
         slot = self._slots.get(model_id)
@@ -219,9 +224,9 @@ class Pool:
             raise ModelLoading(model_id)
         return slot
 
-    def _put(self, spec: ModelSettings, model: LoadedModel) -> None:
+    def _put(self, spec: ModelSettings, loaded: Loaded) -> None:
         slot = _Slot(spec)
-        slot.model, slot.state = model, "ready"
+        slot.loaded, slot.state = loaded, "ready"
         old, self._slots[spec.name] = self._slots.get(spec.name), slot
         if old:
             self._retire(old)
@@ -232,12 +237,12 @@ class Pool:
             slot.state, slot.error = "failed", reason
 
     def _retire(self, slot: _Slot) -> None:
-        if slot.model:
-            task = asyncio.create_task(self._drain(slot, slot.model), name=f"drain {slot.spec.name}")
+        if slot.loaded:
+            task = asyncio.create_task(self._drain(slot, slot.loaded.model), name=f"drain {slot.spec.name}")
             self._draining[task] = slot
             task.add_done_callback(lambda done: self._draining.pop(done, None))
 
-    async def _drain(self, slot: _Slot, model: LoadedModel) -> None:
+    async def _drain(self, slot: _Slot, model: Model) -> None:
         try:
             async with asyncio.timeout(self._drain_limit_s):
                 await slot.unused.wait()

@@ -1,0 +1,71 @@
+"""`POST /v1/completions`: one request becomes prompts x candidates sequences, their pieces one answer or one stream.
+
+    request ─> encode ─> submit all ─┬─> stream: true ─> EventStream (event_stream.py)
+                                     └─> read all ─> best n of each prompt ─> one JSON answer
+The client going away ends its sequences in the next step, in both cases.
+"""
+
+from contextlib import AsyncExitStack
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from model_service.api.answer import Answer, Candidate
+from model_service.api.disconnect import ClientGone, while_connected
+from model_service.api.event_stream import EventStream
+from model_service.api.metrics import Metrics
+from model_service.api.schemas import Choice, Completion, CompletionRequest
+from model_service.errors import RequestRefused
+from model_service.placement.pool import Pool
+
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the metrics count it
+
+
+def router(pool: Pool, metrics: Metrics, *, max_sequences: int) -> APIRouter:
+    """Make the route. max_sequences: what an engine runs and queues at most."""
+    routes = APIRouter()
+
+    @routes.post("/v1/completions", response_model=None)
+    async def create_completion(body: CompletionRequest, request: Request) -> Completion | Response:
+        """Continue texts."""
+        wanted = len(body.prompts) * body.num_candidates
+        if wanted > max_sequences:
+            raise RequestRefused(
+                f"This asks for {wanted} answers at once; the queue holds {max_sequences}.", param="prompt"
+            )
+        async with AsyncExitStack() as stack:
+            engine = stack.enter_context(pool.generating(body.model))
+            answer = Answer(body, engine, metrics)
+            await answer.submit(stack)
+            if body.stream:
+                return EventStream(answer, stack.pop_all())
+            try:
+                return await while_connected(request.receive, collect(answer))
+            except ClientGone:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    return routes
+
+
+async def collect(answer: Answer) -> Completion:
+    """Read every sequence to its end; the best `n` of each prompt are the answer."""
+    for candidate in answer.candidates:  # one after the other: each stream merges what comes meanwhile
+        async for piece in candidate.stream:
+            answer.take(candidate, piece)
+            candidate.piece += piece
+    choices: list[Choice] = []
+    size = answer.request.num_candidates
+    for start in range(0, len(answer.candidates), size):
+        ranked = answer.candidates[start : start + size]
+        if size > answer.request.n:
+            ranked = sorted(ranked, key=mean_logprob, reverse=True)[: answer.request.n]
+        for candidate in ranked:
+            choices.append(answer.choice(candidate, candidate.piece, len(choices)))
+    return answer.completion(choices, answer.usage())
+
+
+def mean_logprob(candidate: Candidate) -> float:
+    """Return the mean log-probability of the answer's tokens (not of an echoed prompt); an empty answer is worst."""
+    entries = candidate.piece.logprobs[len(candidate.piece.logprobs) - candidate.num_tokens :]
+    known = [entry.logprob for entry in entries if entry.logprob is not None]
+    return sum(known) / len(known) if known else float("-inf")

@@ -1,0 +1,114 @@
+"""A completion as server-sent events. One write carries all text since the last one.
+
+    : queue position=3 eta_s=4.2        while every sequence of the request waits, when it changes
+    data: {"id": "cmpl-…", "choices": [{"index": 0, "text": "…", …}]}
+    data: [DONE]
+
+An error in the middle is `data: {"error": {…}}` and the end. When the client goes away the sequences are cancelled.
+"""
+
+import logging
+from contextlib import AsyncExitStack
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from model_service.api.answer import Answer
+from model_service.api.disconnect import ClientGone, while_connected
+from model_service.api.failures import error_json
+from model_service.api.merged import Merged
+from model_service.engine.sequence import Piece
+from model_service.errors import InternalError, ServiceError
+
+log = logging.getLogger(__name__)
+
+SETTLE_S = 0.02  # a request that gets its slot within this never says that it waits
+QUEUE_COMMENT_S = 0.5
+KEEP_ALIVE_S = 10.0  # without anything to say, at least a comment
+
+
+class EventStream(Response):
+    """The response that writes one answer as it comes. It owns the answer's sequences through `stack`."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, answer: Answer, stack: AsyncExitStack) -> None:
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._answer, self._stack = answer, stack
+        self._comment = b""
+        self._silent_s = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Write everything; returns when it is written or the client is gone."""
+        async with self._stack:
+            try:
+                await while_connected(receive, self._write(send))
+            except ClientGone:
+                log.debug("request %s: the client left", self._answer.id)
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            await self._write_choices(send)
+            end = self._usage() + b"data: [DONE]\n\n"
+        except ServiceError as error:
+            end = event(error_json(error))
+        except Exception:
+            log.exception("request %s failed", self._answer.id)
+            end = event(error_json(InternalError()))
+        await send({"type": "http.response.body", "body": end, "more_body": False})
+
+    async def _write_choices(self, send: Send) -> None:
+        candidates = self._answer.candidates
+        open_streams = set(range(len(candidates)))
+        timeout_s = SETTLE_S
+        async with Merged([candidate.stream for candidate in candidates]) as merged:
+            while open_streams:
+                pieces = await merged.read(timeout_s)
+                body = b""
+                for index, piece in sorted(pieces.items()):
+                    body += self._chunk(index, piece)
+                    if piece.finish_reason:
+                        open_streams.discard(index)
+                body = body or self._comment_line(timeout_s)
+                timeout_s = QUEUE_COMMENT_S
+                if body:
+                    self._silent_s = 0.0
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+
+    def _chunk(self, index: int, piece: Piece) -> bytes:
+        answer, candidate = self._answer, self._answer.candidates[index]
+        answer.take(candidate, piece)
+        chunk = answer.completion([answer.choice(candidate, piece, index)])
+        return event(chunk.model_dump_json(exclude=None if self._include_usage else {"usage"}))
+
+    def _usage(self) -> bytes:
+        if not self._include_usage:
+            return b""
+        return event(self._answer.completion([], self._answer.usage()).model_dump_json())
+
+    @property
+    def _include_usage(self) -> bool:
+        options = self._answer.request.stream_options
+        return options is not None and options.include_usage
+
+    def _comment_line(self, waited_s: float) -> bytes:
+        """Say where the request stands in the queue if that has changed, or that it lives, now and then."""
+        places = [(c.stream.position, c.stream.eta_s) for c in self._answer.candidates]
+        comment = b""
+        if all(position is not None for position, _ in places):
+            position, eta_s = min(places, key=lambda place: place[0] or 0)
+            eta = "" if eta_s is None else f" eta_s={eta_s:.1f}"
+            comment = f": queue position={position}{eta}\n\n".encode()
+        self._silent_s += waited_s
+        if comment == self._comment and self._silent_s < KEEP_ALIVE_S:
+            return b""
+        self._comment = comment
+        return comment or b": working\n\n"
+
+
+def event(json_text: str | bytes) -> bytes:
+    """Write one event."""
+    payload = json_text.encode() if isinstance(json_text, str) else json_text
+    return b"data: " + payload + b"\n\n"

@@ -1,0 +1,48 @@
+"""The loader of the real service: settings in, a model on its device out. Blocks; run it in a thread.
+
+Nothing here imports torch until a model is loaded, so that the service answers `/health/live` at once.
+"""
+
+from collections.abc import Callable
+
+from model_service.config import ModelSettings, ServiceSettings
+from model_service.placement.loaded import Loaded
+
+
+class DevicesNotSupported(Exception):
+    """The settings ask for a placement that does not exist yet."""
+
+
+def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded]:
+    """Return the function that loads one model under the service's limits."""
+
+    def load(spec: ModelSettings) -> Loaded:
+        import torch
+
+        from model_service.engine.loading import load as load_model
+        from model_service.models.loading import find_folder
+
+        if service.threads is not None:
+            torch.set_num_threads(service.threads)
+        folder = find_folder(spec.source)
+        model = load_model(
+            str(folder),
+            spec.task,
+            model_id=spec.name,
+            weights=spec.weights,
+            device=device_of(spec),
+            max_num_seqs=service.max_num_seqs,
+            max_queue=service.max_queue,
+        )
+        return Loaded(model, folder, dict(model.device_map), model.size_bytes, model.weights)
+
+    return load
+
+
+def device_of(spec: ModelSettings) -> str:
+    """Return the one device a model goes to. Raises DevicesNotSupported for several."""
+    if spec.devices == "auto":
+        return "auto"
+    if len(spec.devices) != 1:
+        raise DevicesNotSupported(f'devices of {spec.name} must be "auto" or a list of one device for now.')
+    return spec.devices[0]

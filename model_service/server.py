@@ -1,0 +1,155 @@
+"""Runs the service: opens the socket, answers at once, loads the models behind it, and leaves cleanly.
+
+bind socket ─> answer /health/live ─> load models one by one ─> ready
+SIGTERM ─> no new connections ─> streams get `grace_s` to end ─> engines closed ─> socket file gone ─> exit 0
+"""
+
+import asyncio
+import logging
+import shutil
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from model_service.api.app import create_app
+from model_service.config import CommonSettings, ModelSettings
+from model_service.errors import ModelFailed
+from model_service.listening import CannotListen, tcp_socket, unix_socket
+from model_service.placement.load import loader
+from model_service.placement.pool import Pool
+from model_service.training import registry
+
+log = logging.getLogger(__name__)
+
+EMBEDDED = Path(__file__).parent / "embedded"
+EMBEDDED_MODELS = (
+    ModelSettings(name="jokes-mini", source=str(EMBEDDED / "jokes-mini"), task="generate"),
+    ModelSettings(name="sentiment-mini", source=str(EMBEDDED / "sentiment-mini"), task="classify"),
+)
+GRACE_S = 4.0  # containers are killed 10 s after SIGTERM
+FORCE_S = 3.0  # after the streams were ended, for their last lines to go out
+
+
+async def serve(settings: CommonSettings, *, grace_s: float = GRACE_S) -> None:
+    """Serve until SIGTERM or SIGINT. grace_s: what running streams get then to end by themselves.
+
+    Ends the process with one sentence when the address cannot be used.
+    """
+    try:
+        with listen(settings) as sock:
+            await _serve_on(sock, settings, grace_s)
+    except CannotListen as error:
+        raise SystemExit(str(error)) from error
+
+
+def listen(settings: CommonSettings) -> AbstractContextManager[socket.socket]:
+    """Open what the settings say: a TCP port with a key, or the Unix socket. Raises CannotListen on entering."""
+    service = settings.service
+    if service.host is not None and service.port is not None:
+        return tcp_socket(service.host, service.port)
+    return unix_socket(settings.socket_path)
+
+
+async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: float) -> None:
+    models = settings.home / "models"
+    pool = Pool(loader(settings.service))
+    needed, tuned = settings.service.models or EMBEDDED_MODELS, tuned_models(models)
+    pool.expect(needed, tuned)
+
+    async def remove(model_id: str) -> None:
+        await asyncio.to_thread(delete_tuned, models, model_id)
+
+    app = create_app(pool, service=settings.service, remove=remove)
+    server = _Server(app, pool.close, grace_s)
+    loading = asyncio.create_task(load_all(pool, (*needed, *tuned)), name="load-models")
+    log.info("listening on %s", sock.getsockname())
+    try:
+        with server.stopping_on_signals():
+            await server.serve(sockets=[sock])
+    finally:
+        await pool.close()
+        await asyncio.wait([loading])
+    log.info("stopped")
+
+
+async def load_all(pool: Pool, specs: tuple[ModelSettings, ...]) -> None:
+    """Load one model after the other; one that fails is reported by the pool and does not hold up the rest."""
+    for spec in specs:
+        try:
+            await pool.load(spec)
+        except ModelFailed as error:
+            log.warning("%s", error)
+    if pool.ready:
+        log.info("ready: every start-up model answers")
+
+
+def tuned_models(models: Path) -> tuple[ModelSettings, ...]:
+    """Return the finished models that were trained here, oldest first."""
+    return tuple(ModelSettings(name=tuned.id, source=str(tuned.folder)) for tuned in registry.finished(models))
+
+
+def delete_tuned(models: Path, model_id: str) -> None:
+    """Delete a tuned model's folder: out of sight in one step, so that half a model is never found."""
+    folder = models / registry.folder_name(model_id)
+    aside = models / f"{registry.ASIDE}deleted-{folder.name}"
+    if folder.exists():
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but it leaves signals to us, and ends the streams that outlive the grace."""
+
+    def __init__(self, app: FastAPI, end_streams: Callable[[], Awaitable[None]], grace_s: float) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                lifespan="off",
+                ws="none",
+                log_config=None,
+                log_level=logging.WARNING,
+                access_log=False,
+                timeout_graceful_shutdown=round(grace_s + FORCE_S + 0.5),
+            )
+        )
+        self._end_streams, self._grace_s = end_streams, grace_s
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Do nothing: uvicorn would raise the signal again at the end, and exit with it instead of 0."""
+        yield
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Stop on SIGTERM and SIGINT, also as PID 1, which ignores signals without a handler; at once on the second."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        log.info("%s: stopping", number.name)
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close idle connections, let streams end within the grace, then end them."""
+        ending = asyncio.create_task(self._end_after_grace(), name="end-streams")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+            await asyncio.wait([ending])
+
+    async def _end_after_grace(self) -> None:
+        await asyncio.sleep(self._grace_s)
+        await self._end_streams()
