@@ -43,7 +43,7 @@ Weights = Literal["auto", "float16", "bfloat16", "float32", "int8"]
 class Section(BaseModel):
     """A table of punchline.toml: frozen, and unknown names are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):

@@ -215,6 +215,8 @@ def _rule(found: ErrorDetails) -> str:
             return f"must be below {limits['lt']:g}"
         case "less_than_equal":
             return f"must be at most {limits['le']:g}"
+        case "string_too_long":
+            return f"must have at most {limits['max_length']} characters"
         case "missing":
             return "is missing"
         case "value_error":
