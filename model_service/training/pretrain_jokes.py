@@ -22,12 +22,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from model_service.training.dataset import IGNORE, Batch, Encoded, Example, batches, encode
+from model_service.training.dataset import Batch, Encoded, Example, batches, encode
+from model_service.training.loss import packed_loss
 from model_service.training.muon import Muon
 
 log = logging.getLogger(__name__)
@@ -132,22 +132,6 @@ def shifted(encoded: list[Encoded], config: PretrainConfig, epoch: int) -> Itera
             yield Encoded(example.input_ids, example.num_prompt, rng.randint(1, room))
         else:
             yield example
-
-
-def packed_loss(model: GPT2LMHeadModel, batch: Batch, reduction: str = "mean") -> Tensor:
-    """Return the cross-entropy in nats over all labelled tokens of a packed batch: () float32."""
-    logits = model(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        attention_mask=batch.attention_mask(),
-        use_cache=False,
-    ).logits
-    return F.cross_entropy(
-        logits[:, :-1].reshape(-1, logits.shape[-1]).float(),
-        batch.labels[:, 1:].reshape(-1),
-        ignore_index=IGNORE,
-        reduction=reduction,
-    )
 
 
 @torch.no_grad()

@@ -1,0 +1,276 @@
+"""Runs training jobs, one at a time, each in a child process that serving does not notice. No torch here.
+
+    queued ──> running ──> succeeded          cancel: from queued, running, paused
+      ^ └──────┬─┘ └─────> failed             a dead child is started again from its newest checkpoint
+      │        v                              a dead service finds its jobs in their folders
+      └───── paused
+
+A job is a folder (`training.folder`); all there is in memory is the child that runs right now.
+"""
+
+import asyncio
+import logging
+import re
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from model_service.config import ModelSettings, TrainingSettings
+from model_service.errors import Conflict, NotFound, RequestRefused, ServiceError
+from model_service.training import registry
+from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
+from model_service.training.examples import Row
+from model_service.training.folder import FINAL, JobFolder
+from model_service.training.orders import Order, write_job
+from model_service.training.worker import DONE, REFUSED
+
+log = logging.getLogger(__name__)
+
+MAX_RESTARTS = 2  # without a newer checkpoint in between
+CHECKPOINT_EVERY_S = 30.0
+_ID = re.compile(r"ftjob-[0-9a-f]{16}")
+
+
+class Held(Protocol):
+    """What jobs need to know of a loaded model."""
+
+    @property
+    def task(self) -> str:
+        """`generate` or `classify`."""
+
+
+class Pool(Protocol):
+    """What jobs need of the loaded models."""
+
+    def find(self, model_id: str, /) -> Held:
+        """Describe a model. Raises ModelNotFound."""
+
+    def folder(self, model_id: str, /) -> Path:
+        """Return where its files lie. Raises ModelNotFound, ModelLoading."""
+
+    async def load(self, spec: ModelSettings, /) -> None:
+        """Load a model beside the others. Raises ServiceError."""
+
+
+class Jobs:
+    """All jobs under `<home>/jobs`. `start` takes up what an earlier service left; `close` leaves it resumable."""
+
+    def __init__(
+        self, home: Path, settings: TrainingSettings, pool: Pool, *, checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    ) -> None:
+        home = home.resolve()  # the child is given whole paths
+        self._folder, self._models = home / "jobs", home / "models"
+        self._settings, self._pool, self._checkpoint_every_s = settings, pool, checkpoint_every_s
+        self._changing = asyncio.Lock()  # held while a status goes from one to the next
+        self._work = asyncio.Event()
+        self._runner: asyncio.Task[None] | None = None
+        self._current: str | None = None
+        self._child: Child | None = None
+        self._settled = asyncio.Event()
+        self._wish: Literal["cancelled", "paused"] | None = None
+
+    async def start(self) -> None:
+        """Queue the jobs that were running when the last service ended, and begin to work."""
+        await asyncio.to_thread(self._recover)
+        self._runner = asyncio.create_task(self._run_queue(), name="training-jobs")
+
+    async def close(self) -> None:
+        """Stop the child at a checkpoint; the next `start` goes on from there."""
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait([self._runner])
+
+    async def create(self, order: Order, rows: Sequence[Row], validation: Sequence[Row] | None = None) -> JobFolder:
+        """Queue a job. Raises ModelNotFound, ModelLoading, RequestRefused with what to change."""
+        task = self._pool.find(order.model).task
+        if task != "generate":
+            raise RequestRefused(
+                f"The model {order.model!a} cannot be fine-tuned on jokes: its task is {task}, not generate.",
+                param="model",
+                code="wrong_task",
+            )
+        base_folder = self._pool.folder(order.model)
+        folder = await asyncio.to_thread(write_job, self._folder, order, base_folder, rows, validation)
+        self._work.set()
+        log.info("job %s queued: %s from %s", folder.id, order.adapter, order.model)
+        return folder
+
+    def get(self, job_id: str) -> JobFolder:
+        """Return a job's folder. Raises NotFound."""
+        path = self._folder / job_id
+        if not _ID.fullmatch(job_id) or not (path / "job.json").exists():
+            raise NotFound(f"There is no fine-tuning job {job_id[:60]!a}.", param="fine_tuning_job_id")
+        return JobFolder(path)
+
+    def list(self) -> list[JobFolder]:
+        """Return every job, newest first."""
+        folders = [JobFolder(path) for path in self._folder.glob("ftjob-*")]
+        return sorted(folders, key=lambda folder: int(folder.job["order"]), reverse=True)
+
+    async def cancel(self, job_id: str) -> JobFolder:
+        """End a job for good. Raises NotFound, Conflict when it has ended already."""
+        return await self._stop(job_id, "cancelled")
+
+    async def pause(self, job_id: str) -> JobFolder:
+        """Let a job rest at a checkpoint, so that others may run. Raises NotFound, Conflict."""
+        return await self._stop(job_id, "paused")
+
+    async def resume(self, job_id: str) -> JobFolder:
+        """Queue a paused job again. Raises NotFound, Conflict when it is not paused."""
+        folder = self.get(job_id)
+        async with self._changing:
+            status = folder.status["status"]
+            if status != "paused":
+                raise Conflict(f"Job {job_id} is {status}; only a paused job can be resumed.", code="not_paused")
+            await self._change(folder, "The job is queued again.", status="queued")
+        self._work.set()
+        return folder
+
+    async def _stop(self, job_id: str, wish: Literal["cancelled", "paused"]) -> JobFolder:
+        """Bring a job to rest, whatever it does; a running one has stopped when this returns."""
+        folder = self.get(job_id)
+        async with self._changing:
+            status = folder.status["status"]
+            if status in FINAL or status == wish:
+                raise Conflict(f"Job {job_id} has already {ENDED[status]}.", code="job_ended")
+            if job_id != self._current:
+                await self._rest(folder, wish)
+                return folder
+            self._wish = wish
+            child, settled = self._child, self._settled
+        if child is not None:
+            await child.stop()
+        async with asyncio.timeout(STOP_LIMIT_S):
+            await settled.wait()
+        return folder
+
+    async def _rest(self, folder: JobFolder, wish: Literal["cancelled", "paused"]) -> None:
+        if wish == "cancelled":
+            await asyncio.to_thread(_clean, folder)
+            await self._change(folder, "The job was cancelled.", status=wish, finished_at=int(time.time()))
+        else:
+            await self._change(folder, f"The job is paused at step {folder.latest_step()}.", status=wish)
+
+    def _recover(self) -> None:
+        for aside in self._folder.glob(".aside-*"):
+            shutil.rmtree(aside)
+        for folder in self.list():
+            folder.end_torn_line()
+            if folder.status["status"] == "running":
+                folder.change_status(status="queued")
+                folder.add_event(f"The service was restarted; the job goes on from step {folder.latest_step()}.")
+
+    def _next_queued(self) -> JobFolder | None:
+        return next((f for f in reversed(self.list()) if f.status["status"] == "queued"), None)
+
+    async def _run_queue(self) -> None:
+        while True:
+            self._work.clear()
+            folder = await asyncio.to_thread(self._next_queued)
+            if folder is None:
+                await self._work.wait()
+                continue
+            try:
+                await self._run(folder)
+            except Exception as error:  # one job's folder may be broken in any way; the next job must still run
+                log.exception("job %s could not be run", folder.id)
+                await self._fail(folder, f"The job could not be run: {error}", "internal_error")
+
+    async def _run(self, folder: JobFolder) -> None:
+        """Take a job from queued to wherever it ends."""
+        async with self._changing:
+            if folder.status["status"] != "queued":
+                return
+            started = folder.status.get("started_at") or int(time.time())
+            await self._change(folder, "The job is running.", status="running", started_at=started)
+            self._current, self._wish, self._settled = folder.id, None, asyncio.Event()
+        try:
+            await self._attend(folder)
+        finally:
+            self._current = None
+            self._settled.set()
+
+    async def _attend(self, folder: JobFolder) -> None:
+        """Keep a child at work until the job is done, gives up, is stopped, or has died too often."""
+        restarts = 0
+        while folder.result is None and self._wish is None:
+            step_before = folder.latest_step()
+            code = await self._run_child(folder)
+            if code == REFUSED and (failure := folder.failure):
+                return await self._fail(folder, failure["message"], failure["code"])
+            if code == DONE or self._wish is not None:
+                continue
+            restarts = 1 if folder.latest_step() > step_before else restarts + 1
+            log.warning("job %s: its process died: %s", folder.id, describe_exit(code))
+            if restarts > MAX_RESTARTS:
+                died = (
+                    f"The training process died {restarts} times without getting further; last, {describe_exit(code)}."
+                )
+                return await self._fail(folder, f"{died} The old model is untouched.", "worker_died")
+            folder.add_event(
+                f"The training process died: {describe_exit(code)}. Going on from step {folder.latest_step()}.",
+                level="warn",
+            )
+        if folder.result is not None:
+            return await self._adopt(folder)
+        async with self._changing:
+            if self._wish is not None:
+                await self._rest(folder, self._wish)
+
+    async def _run_child(self, folder: JobFolder) -> int:
+        """Run one child to its end; leaving early (the service stops) ends it at a checkpoint."""
+        child = await Child.start(folder, self._models, self._settings, self._checkpoint_every_s)
+        log.info("job %s runs as process %d", folder.id, child.pid)
+        self._child = child
+        try:
+            if self._wish is not None:  # it came while the process was being started
+                return await child.stop()
+            return await child.wait()
+        finally:
+            self._child = None
+            await child.stop()
+
+    async def _adopt(self, folder: JobFolder) -> None:
+        """Let the finished model answer under its name."""
+        result = folder.result
+        assert result is not None
+        model_id = str(result["fine_tuned_model"])
+        source = self._models / registry.folder_name(model_id)
+        try:
+            await self._pool.load(ModelSettings(name=model_id, source=str(source.resolve())))
+        except ServiceError as error:
+            return await self._fail(
+                folder, f"The model is trained, but could not be loaded: {error}", "model_load_failed"
+            )
+        await asyncio.to_thread(_clean, folder)
+        for reason in result["gate"]["reasons"]:
+            folder.add_event(reason)
+        verdict = "It passed the gate." if result["gate"]["passed"] else "It did not pass the gate."
+        await self._change(
+            folder,
+            f"New fine-tuned model created: {model_id}. {verdict}",
+            status="succeeded",
+            finished_at=int(time.time()),
+            fine_tuned_model=model_id,
+        )
+
+    async def _fail(self, folder: JobFolder, message: str, code: str) -> None:
+        error = {"message": message, "code": code, "param": None}
+        await self._change(folder, message, "error", status="failed", finished_at=int(time.time()), error=error)
+
+    async def _change(self, folder: JobFolder, message: str, level: str = "info", **changes: Any) -> None:
+        """Write a new status and say so, in the events and in the log."""
+        await asyncio.to_thread(folder.change_status, **changes)
+        folder.add_event(message, level=level)
+        log.info("job %s: %s", folder.id, changes["status"])
+
+
+ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled", "paused": "been paused"}
+
+
+def _clean(folder: JobFolder) -> None:
+    """Free the disk that only a running job needs."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    shutil.rmtree(folder.path / "cache", ignore_errors=True)

@@ -1,0 +1,68 @@
+"""How a job trains: what was asked for, and what "auto" stands for. No torch here.
+
+The learning rate is a peak: it rises over the first tenth of the steps and falls linearly to a tenth of
+itself. Training may end sooner: the held-out loss is watched, and the best step is kept.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Adapter = Literal["lora", "full"]
+Auto = Literal["auto"]
+
+PEAK_LR: dict[Adapter, float] = {"lora": 1e-3, "full": 2e-4}
+AUTO_BATCH_SIZE = 16
+AUTO_STEPS = 160  # about what a few hundred jokes need; fewer jokes are seen more often
+MAX_AUTO_EPOCHS = 12
+EVALUATIONS = 16  # looks at the held-out jokes in a run
+PATIENCE = 4  # looks without a better held-out loss, after which training ends
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything the result depends on, model and data aside."""
+
+    adapter: Adapter
+    n_epochs: int
+    batch_size: int  # examples a step
+    learning_rate: float
+    seed: int
+    warmup_share: float = 0.1
+    final_lr_share: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    lora_rank: int = 16
+    evaluations: int = EVALUATIONS
+    patience: int = PATIENCE
+
+    def total_steps(self, num_train: int) -> int:
+        """Steps of the whole run; the last batch of an epoch may hold fewer examples."""
+        return self.n_epochs * math.ceil(num_train / self.batch_size)
+
+    def lr_at(self, step: int, total_steps: int) -> float:
+        """Return the learning rate of a step, from 0."""
+        warmup = max(1, round(total_steps * self.warmup_share))
+        rest = (step - warmup) / max(1, total_steps - warmup)
+        return self.learning_rate * min((step + 1) / warmup, 1 - (1 - self.final_lr_share) * max(0.0, rest))
+
+    def eval_every(self, total_steps: int) -> int:
+        """Steps between two looks at the held-out jokes."""
+        return max(1, total_steps // self.evaluations)
+
+
+def resolve(
+    *,
+    num_train: int,
+    adapter: Adapter,
+    seed: int,
+    n_epochs: int | Auto = "auto",
+    batch_size: int | Auto = "auto",
+    learning_rate_multiplier: float | Auto = "auto",
+) -> Recipe:
+    """Fill in what was left to us."""
+    batch = AUTO_BATCH_SIZE if batch_size == "auto" else batch_size
+    auto_epochs = max(1, min(MAX_AUTO_EPOCHS, round(AUTO_STEPS * batch / num_train)))
+    epochs = auto_epochs if n_epochs == "auto" else n_epochs
+    multiplier = 1.0 if learning_rate_multiplier == "auto" else learning_rate_multiplier
+    return Recipe(adapter, epochs, batch, PEAK_LR[adapter] * multiplier, seed)

@@ -1,0 +1,91 @@
+"""The finished models on disk: one folder each, whole or not there, with where they came from. No torch here.
+
+models/ft:jokes-mini:…/
+  config.json  model.safetensors  tokenizer.json …
+  manifest.json      lineage: the jokes (ids and hashes), base, seed, settings, figures, gate, code
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from model_service.training import durable
+
+ASIDE = ".aside-"
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """A model this service has trained."""
+
+    id: str
+    folder: Path
+    manifest: dict[str, Any]
+
+
+def folder_name(model_id: str) -> str:
+    """Return the folder name of a model id; only a hub id's slash has to give way."""
+    return model_id.replace("/", "--")
+
+
+def tuned_id(base: str, suffix: str, job_id: str) -> str:
+    """Return the id of a model that is about to be trained."""
+    return f"ft:{base}:{suffix}:{job_id}"
+
+
+def publish(models: Path, manifest: dict[str, Any], write: Callable[[Path], None]) -> Path:
+    """Let `write` fill a folder aside, add the manifest, and give it its name in one step. Returns the folder."""
+    models.mkdir(parents=True, exist_ok=True)
+    final = models / folder_name(manifest["id"])
+    aside = models / f"{ASIDE}{final.name}"
+    if aside.exists():
+        shutil.rmtree(aside)  # left by a power cut
+    aside.mkdir()
+    write(aside)
+    durable.write_json(aside / "manifest.json", manifest)
+    durable.publish(aside, final)
+    return final
+
+
+def finished(models: Path) -> list[TunedModel]:
+    """List every whole model, oldest first."""
+    found = []
+    for folder in models.glob("*"):
+        manifest = None if folder.name.startswith(ASIDE) else durable.read_json(folder / "manifest.json")
+        if manifest is not None:
+            found.append(TunedModel(manifest["id"], folder, manifest))
+    return sorted(found, key=lambda model: (model.manifest["created_at"], model.id))
+
+
+def base_of(folder: Path, model_id: str) -> str:
+    """Return the untuned model that a model goes back to: the `<base>` in its tuned children's ids."""
+    manifest = durable.read_json(folder / "manifest.json")
+    return model_id if manifest is None else str(manifest["base"])
+
+
+def num_parameters(folder: Path) -> int:
+    """Count the parameters of a model from the headers of its safetensors files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                size = 1
+                for length in tensor["shape"]:
+                    size *= length
+                total += size
+    return total
+
+
+def code_version() -> str:
+    """Return the package's version and a short hash of the training code itself."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{version('punchline')}+{digest.hexdigest()[:10]}"

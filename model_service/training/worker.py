@@ -1,0 +1,104 @@
+"""The child process of a training job: `python -m model_service.training.worker <job folder>`.
+
+Ends with DONE (result.json is written), INTERRUPTED (asked to stop, or the service is gone: a checkpoint is
+written and the job can go on), or REFUSED (failure.json says why; a restart would meet the same). Anything
+else is a crash. It talks through files alone, so nothing it says can block it.
+"""
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from model_service.training.folder import JobFolder
+
+log = logging.getLogger(__name__)
+
+DONE, REFUSED, INTERRUPTED = 0, 65, 75
+LOCK_LIMIT_S = 60.0  # a predecessor that lost its service notices within a step
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one job; returns the exit code."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    os.nice(options.nice)
+    folder = JobFolder(options.folder)
+    with folder.lock.open("w") as lock:
+        _take(lock.fileno())
+        return _run(folder, options)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="model_service.training.worker", description="Train one job in its folder.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--models", type=Path, required=True, help="where the finished model goes")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--nice", type=int, default=0)
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="stop when this is no longer the parent")
+    parser.add_argument("--checkpoint-every-s", type=float, default=30.0)
+    return parser.parse_args(arguments)
+
+
+def _take(descriptor: int) -> None:
+    """Hold the job's folder alone. A child of a killed service may still be about to leave it."""
+    deadline = time.monotonic() + LOCK_LIMIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _run(folder: JobFolder, options: argparse.Namespace) -> int:
+    import torch  # seconds of import, during which SIGTERM simply ends the process: there is nothing to save yet
+
+    from model_service.training.finetune import Finetune
+    from model_service.training.loop import Interrupted, TrainingFailed
+
+    torch.set_num_threads(options.threads)
+    try:
+        run = Finetune(
+            folder, options.models, check=_checker(options.parent), checkpoint_every_s=options.checkpoint_every_s
+        )
+        run.run()
+    except Interrupted:
+        log.info("interrupted; a checkpoint is written")
+        return INTERRUPTED
+    except TrainingFailed as error:
+        log.info("failed: %s", error)
+        folder.write_failure(str(error), error.code)
+        return REFUSED
+    return DONE
+
+
+def _checker(parent: int) -> Callable[[], None]:
+    """Return a function that raises Interrupted after a SIGTERM, or when the service has died without one."""
+    from model_service.training.loop import Interrupted
+
+    stop_asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal stop_asked
+        stop_asked = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the service's to handle
+
+    def check() -> None:
+        if stop_asked or os.getppid() != parent:
+            raise Interrupted
+
+    return check
+
+
+if __name__ == "__main__":
+    sys.exit(main())
