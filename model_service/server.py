@@ -16,6 +16,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from model_service.api import files, fine_tuning
 from model_service.api.app import create_app
 from model_service.config import CommonSettings, ModelSettings
 from model_service.errors import ModelFailed
@@ -23,6 +24,8 @@ from model_service.listening import CannotListen, tcp_socket, unix_socket
 from model_service.placement.load import loader
 from model_service.placement.pool import Pool
 from model_service.training import registry
+from model_service.training.jobs import Jobs
+from model_service.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
@@ -64,15 +67,18 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
     async def remove(model_id: str) -> None:
         await asyncio.to_thread(delete_tuned, models, model_id)
 
-    app = create_app(pool, service=settings.service, remove=remove)
-    server = _Server(app, pool.close, grace_s)
+    jobs, uploads = Jobs(settings.home, settings.training, pool), Uploads(settings.home / "files")
+    routers = (files.router(uploads), fine_tuning.router(jobs, uploads))
+    app = create_app(pool, service=settings.service, remove=remove, extra_routers=routers)
+    server = _Server(app, grace_s, on_stop=jobs.close, after_grace=pool.close)
+    await jobs.start()
     loading = asyncio.create_task(load_all(pool, (*needed, *tuned)), name="load-models")
     log.info("listening on %s", sock.getsockname())
     try:
         with server.stopping_on_signals():
             await server.serve(sockets=[sock])
     finally:
-        await pool.close()
+        await asyncio.gather(jobs.close(), pool.close())
         await asyncio.wait([loading])
     log.info("stopped")
 
@@ -82,8 +88,8 @@ async def load_all(pool: Pool, specs: tuple[ModelSettings, ...]) -> None:
     for spec in specs:
         try:
             await pool.load(spec)
-        except ModelFailed as error:
-            log.warning("%s", error)
+        except ModelFailed:  # the pool has said why, and shows it
+            continue
     if pool.ready:
         log.info("ready: every start-up model answers")
 
@@ -102,10 +108,16 @@ def delete_tuned(models: Path, model_id: str) -> None:
         shutil.rmtree(aside)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn, but it leaves signals to us, and ends the streams that outlive the grace."""
+Step = Callable[[], Awaitable[None]]
 
-    def __init__(self, app: FastAPI, end_streams: Callable[[], Awaitable[None]], grace_s: float) -> None:
+
+class _Server(uvicorn.Server):
+    """uvicorn, but signals are ours, and what outlives the grace is ended.
+
+    on_stop: begun with the shutdown. after_grace: ends the streams that are still open then.
+    """
+
+    def __init__(self, app: FastAPI, grace_s: float, *, on_stop: Step, after_grace: Step) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -117,7 +129,7 @@ class _Server(uvicorn.Server):
                 timeout_graceful_shutdown=round(grace_s + FORCE_S + 0.5),
             )
         )
-        self._end_streams, self._grace_s = end_streams, grace_s
+        self._grace_s, self._on_stop, self._after_grace = grace_s, on_stop, after_grace
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -145,11 +157,11 @@ class _Server(uvicorn.Server):
         """Close idle connections, let streams end within the grace, then end them."""
         ending = asyncio.create_task(self._end_after_grace(), name="end-streams")
         try:
-            await super().shutdown(sockets)
+            await asyncio.gather(super().shutdown(sockets), self._on_stop())
         finally:
             ending.cancel()
             await asyncio.wait([ending])
 
     async def _end_after_grace(self) -> None:
         await asyncio.sleep(self._grace_s)
-        await self._end_streams()
+        await self._after_grace()

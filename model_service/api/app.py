@@ -12,9 +12,10 @@ from model_service.api.gate import CountRequests, LimitBody, RequireKey
 from model_service.api.metrics import Metrics
 from model_service.config import ServiceSettings
 from model_service.placement.pool import Pool
+from model_service.training.uploads import MAX_FILE_BYTES
 
 BODY_LIMIT_BYTES = 4 * 2**20  # 128 prompts of a 2,048-token context fit
-FILE_LIMIT_BYTES = 64 * 2**20  # a training file: some 200,000 jokes
+FILE_LIMIT_BYTES = MAX_FILE_BYTES + 2**16  # with the form around it
 
 
 def create_app(

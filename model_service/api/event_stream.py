@@ -71,7 +71,8 @@ class EventStream(Response):
                     body += self._chunk(index, piece)
                     if piece.finish_reason:
                         open_streams.discard(index)
-                body = body or self._comment_line(timeout_s)
+                if not pieces:
+                    body = self._comment_line(timeout_s)
                 timeout_s = QUEUE_COMMENT_S
                 if body:
                     self._silent_s = 0.0
@@ -80,6 +81,8 @@ class EventStream(Response):
     def _chunk(self, index: int, piece: Piece) -> bytes:
         answer, candidate = self._answer, self._answer.candidates[index]
         answer.take(candidate, piece)
+        if not piece.text and not piece.logprobs and not piece.finish_reason:
+            return b""  # half a character, or what may become a stop text
         chunk = answer.completion([answer.choice(candidate, piece, index)])
         return event(chunk.model_dump_json(exclude=None if self._include_usage else {"usage"}))
 
