@@ -7,29 +7,21 @@ The playground lives in this process, so a page stays open while the bot restart
 """
 
 import asyncio
-import errno
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, nullcontext
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from contextlib import AsyncExitStack, nullcontext
 
 from rich.console import Console
 
 from bot.config import Settings
-from bot.connection import until_ready
+from bot.connection import address, listening, until_ready
+from bot.playground import Playground, PlaygroundError
 from bot.processes import ChildLog, Keeper, Limits, Program, keep_running
-
-if TYPE_CHECKING:
-    from bot.playground import Playground
 
 TOKEN_VARIABLES = ("DISCORD_TOKEN", "DISCORD_TOKEN_FILE")
 SLOW_START_S = 30.0
-
-
-class NoPlayground(Exception):
-    """The playground cannot listen on its port; the message says what to do."""
 
 
 async def run(settings: Settings, *, verbose: bool = False, limits: Limits | None = None) -> int:
@@ -37,8 +29,14 @@ async def run(settings: Settings, *, verbose: bool = False, limits: Limits | Non
     out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
     stop, kill = asyncio.Event(), asyncio.Event()
     _on_signals(stop, kill)
+    if await listening(settings):
+        err.print(f"A model service already runs: it answers at {address(settings)}. Stop it first.", markup=False)
+        return 1
     try:
-        async with _playground(settings) as playground:
+        async with AsyncExitStack() as stack:
+            playground = None
+            if settings.discord_token is None:
+                playground = await stack.enter_async_context(Playground(settings.playground.port))
             programs = [service_program(os.environ), bot_program(os.environ, playground)]
             keepers = [keeper(program, settings, err, limits, all_lines=verbose) for program in programs]
             announcing = asyncio.create_task(_announce(settings, playground, out, err), name="announce")
@@ -47,7 +45,7 @@ async def run(settings: Settings, *, verbose: bool = False, limits: Limits | Non
             finally:
                 announcing.cancel()
                 await asyncio.wait([announcing])
-    except NoPlayground as error:
+    except PlaygroundError as error:
         err.print(str(error), markup=False)
         return 1
 
@@ -58,7 +56,7 @@ def service_program(environ: Mapping[str, str]) -> Program:
     return Program("model service", (sys.executable, "-P", "-m", "model_service", "serve", "--with-parent"), env)
 
 
-def bot_program(environ: Mapping[str, str], playground: "Playground | None") -> Program:
+def bot_program(environ: Mapping[str, str], playground: Playground | None) -> Program:
     """The bot, with its own token, or with the playground's address and token."""
     argv: tuple[str, ...] = (sys.executable, "-P", "-m", "bot", "bot", "--with-parent")
     env = dict(environ)
@@ -94,34 +92,7 @@ def _on_signals(stop: asyncio.Event, kill: asyncio.Event) -> None:
         asyncio.get_running_loop().add_signal_handler(number, received)
 
 
-@asynccontextmanager
-async def _playground(settings: Settings) -> "AsyncIterator[Playground | None]":
-    """Host the playground if there is no token; raises NoPlayground if its port cannot be had."""
-    if settings.discord_token is not None:
-        yield None
-        return
-    from bot.playground import Playground
-
-    playground = Playground(port=settings.playground.port)
-    try:
-        await playground.__aenter__()
-    except OSError as error:
-        raise NoPlayground(_port_sentence(settings.playground.port, error)) from error
-    try:
-        yield playground
-    finally:
-        await playground.__aexit__(None, None, None)
-
-
-def _port_sentence(port: int, error: OSError) -> str:
-    another = f"PUNCHLINE_PLAYGROUND__PORT={port + 1 if 1024 <= port < 65535 else 8480} (0 takes any free one)"
-    if error.errno == errno.EADDRINUSE:
-        who = "perhaps by another `punchline run`. Stop that, or choose another port"
-        return f"Port {port} on 127.0.0.1 is taken, {who}: {another}."
-    return f"The playground cannot use port {port}: {error.strerror}. Choose another: {another}."
-
-
-async def _announce(settings: Settings, playground: "Playground | None", out: Console, err: Console) -> None:
+async def _announce(settings: Settings, playground: Playground | None, out: Console, err: Console) -> None:
     """Wait until every start-up model answers, then say in one line where to go."""
     where = f"the playground is at {playground.base_url}" if playground else "the bot talks to Discord"
     with err.status("Starting the models ...") if err.is_terminal else nullcontext():

@@ -28,6 +28,7 @@ app.add_typer(train, name="train")
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log at DEBUG, which shows people's text.")]
 Data = Annotated[Path, typer.Option(help="Folder with the training texts.", exists=True, file_okay=False)]
 Out = Annotated[Path, typer.Option(help="Folder of the run: checkpoints, and the model in model/.", file_okay=False)]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the training step: faster, needs a C++ compiler.")]
 Seed = Annotated[int | None, typer.Option(help="Seed; the same one gives the same model.")]
 
 
@@ -51,13 +52,22 @@ def serve(
     asyncio.run(serve_until_stopped(settings))
 
 
+@app.command()
+def health() -> None:
+    """Exit with 0 if every start-up model of the running service answers, else with 1."""
+    settings = settings_or_exit(load_settings)
+    from model_service.probe import ready
+
+    raise SystemExit(0 if asyncio.run(ready(settings)) else 1)
+
+
 @train.command("joke")
 def train_joke(
     data: Data,
     out: Out,
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", min=1)] = None,
     seed: Seed = None,
-    compile: Annotated[bool, typer.Option(help="Compile the training step: faster, needs a C++ compiler.")] = False,
+    compile: Compile = False,
 ) -> None:
     """Train jokes-mini; a run that was stopped goes on from its last checkpoint."""
     logs.configure()
@@ -65,6 +75,23 @@ def train_joke(
 
     config = _configured(PretrainConfig, steps=steps, seed=seed)
     training = Pretraining(config, data, out, compile=compile)
+    training.run()
+    _report(training.export(out / "model"), out / "model")
+
+
+@train.command("sentiment")
+def train_sentiment(
+    data: Data,
+    out: Out,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the labelled texts.", min=1)] = None,
+    seed: Seed = None,
+    compile: Compile = False,
+) -> None:
+    """Train sentiment-mini."""
+    logs.configure()
+    from model_service.training.train_sentiment import SentimentConfig, SentimentTraining
+
+    training = SentimentTraining(_configured(SentimentConfig, epochs=epochs, seed=seed), data, compile=compile)
     training.run()
     _report(training.export(out / "model"), out / "model")
 

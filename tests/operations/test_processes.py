@@ -115,7 +115,7 @@ async def test_what_a_dead_child_left_behind_is_ended_too(tmp_path: Path) -> Non
     limits = Limits(first_wait_s=30, stop_s=5)
     running = asyncio.create_task(keep_running([keeper(tmp_path, told, code, limits)], stop, asyncio.Event()))
     await told.until(lambda lines: len(lines) == 2)
-    assert not alive(int(told.lines[0]))
+    await asyncio.to_thread(until_gone, int(told.lines[0]))
     stop.set()
     async with asyncio.timeout(5):
         await running
@@ -167,9 +167,13 @@ def test_children_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         child = int(parent.stdout.readline())
         assert alive(child)
         parent.send_signal(signal.SIGKILL)
+    until_gone(child)
+
+
+def until_gone(pid: int) -> None:
     limit = time.monotonic() + 10
-    while alive(child):
-        assert time.monotonic() < limit, "the child outlived its parent"
+    while alive(pid):
+        assert time.monotonic() < limit, f"process {pid} outlived its parent"
         time.sleep(0.01)
 
 
