@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 import aiosqlite
 
-from bot.store.errors import CannotOpen, NewerDatabase, NotWritable, StoreFailed, Unreadable
+from bot.store.errors import CannotOpen, InUse, NewerDatabase, NotWritable, StoreFailed, Unreadable
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,13 @@ class Database:
         self._writes.add(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
+
+    async def empty_log(self) -> None:
+        """Move everything out of the write-ahead log and cut it to nothing, so that no deleted text lingers in it."""
+        async with self._lock:
+            is_busy = await _value(self._writer, "PRAGMA wal_checkpoint(TRUNCATE)")
+        if is_busy:
+            log.warning("another program is reading the database; deleted text may stay in its log until it stops")
 
     async def rows(self, sql: str, parameters: dict[str, Any]) -> list[Row]:
         """Return all rows of a query, which sees every finished write. Raises StoreFailed."""
@@ -128,12 +136,25 @@ def _prepare(path: Path) -> None:
 async def _configure(connection: aiosqlite.Connection, path: Path, extra_pragma: str) -> None:
     connection.row_factory = sqlite3.Row
     await connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
-    mode = await _value(connection, "PRAGMA journal_mode = WAL")
-    if mode != "wal":
-        raise NotWritable(path, f"its disk does not allow write-ahead logging (journal mode {mode})")
+    await _use_wal(connection, path)
     await connection.execute("PRAGMA synchronous = FULL")
     await connection.execute("PRAGMA foreign_keys = ON")
     await connection.execute(f"PRAGMA {extra_pragma}")
+
+
+async def _use_wal(connection: aiosqlite.Connection, path: Path) -> None:
+    """Switch to write-ahead logging, once per file; SQLite's busy timeout does not cover this switch."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            mode = await _value(connection, "PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)
+    if mode != "wal":
+        raise NotWritable(path, f"its disk does not allow write-ahead logging (journal mode {mode})")
 
 
 async def _migrate(connection: aiosqlite.Connection, path: Path) -> None:
@@ -190,5 +211,5 @@ def _opening_error(path: Path, error: sqlite3.Error) -> CannotOpen:
     if "readonly" in text or "unable to open" in text or "full" in text:
         return NotWritable(path, text)
     if "locked" in text:
-        return NotWritable(path, "another program is holding it")
+        return InUse(path)
     return Unreadable(path, text)

@@ -3,6 +3,7 @@
 StoreError
 ├── CannotOpen            the database cannot be used; the bot should stop and say why
 │   ├── NotWritable       the folder or the file refuses writing
+│   ├── InUse             another program holds it locked
 │   ├── Unreadable        damaged, or not a Punchline database
 │   └── NewerDatabase     written by a newer version of the code
 ├── StoreFailed           a read or write broke later (disk full, file locked); nothing was half-written
@@ -34,6 +35,15 @@ class NotWritable(CannotOpen):
         super().__init__(
             f"Cannot write the database {path}: {reason}. "
             "Give this user write permission there, or set PUNCHLINE_HOME to another folder."
+        )
+
+
+class InUse(CannotOpen):
+    """Another program keeps the database locked."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"Another program is holding the database {path}. Stop the other Punchline, or the tool that has it open."
         )
 
 

@@ -183,7 +183,10 @@ class Jokes:
         return await self._database.write(lambda connection: _changed(connection, sql, parameters)) == 1
 
     async def forget_author(self, user_id: int) -> int:
-        """Erase a person everywhere: jokes, consents, their id on imports and jobs. Return how many jokes went."""
+        """Erase a person in every guild, off the disk too: jokes, consents, their id on imports and jobs.
+
+        Returns how many jokes went.
+        """
         person = {"user_id": user_id}
 
         async def work(connection: aiosqlite.Connection) -> int:
@@ -195,7 +198,9 @@ class Jokes:
             await connection.execute("UPDATE jobs SET started_by = NULL WHERE started_by = :user_id", person)
             return deleted
 
-        return await self._database.write(work)
+        deleted = await self._database.write(work)
+        await self._database.empty_log()
+        return deleted
 
     def _values(
         self, guild_id: int, author_id: int | None, text: str, provenance: Provenance, licence: str, is_global: bool

@@ -14,7 +14,7 @@ _APOSTROPHES = dict.fromkeys(map(ord, "'’‘ʼ´`＇"))  # dropped, not spaced
 _MARKDOWN = frozenset("~|")  # symbols to Unicode, but formatting to Discord
 _MEANINGFUL = frozenset("#%&@")  # punctuation to Unicode, but "C#" is not "C"
 _INVISIBLE = frozenset(("Cf", "Cs", "Sk"))  # zero-width marks, half pairs, skin tones
-_BLANK = frozenset("ZPC")  # first letters of the categories: separators, punctuation, controls
+_BLANK = ("Z", "P", "Cc")  # beginnings of the categories: separators, punctuation, controls
 
 
 def clean(text: str) -> str:
@@ -34,7 +34,8 @@ def normalise(text: str) -> str:
 
     Idempotent, and defined for every str. A text of punctuation alone keeps it, so that "?!?" is not "...".
     """
-    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)).casefold())
+    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
+    text = unicodedata.normalize("NFKC", text.casefold()).translate(_APOSTROPHES)  # ŉ folds to ʼn
     shown = "".join(c for c in text if not _is_invisible(c))
     words = "".join(" " if _is_blank(c) else c for c in shown).split()
     return " ".join(words or shown.split())
@@ -48,4 +49,4 @@ def _is_invisible(character: str) -> bool:
 def _is_blank(character: str) -> bool:
     if character in _MARKDOWN:
         return True
-    return character not in _MEANINGFUL and unicodedata.category(character)[0] in _BLANK
+    return character not in _MEANINGFUL and unicodedata.category(character).startswith(_BLANK)
