@@ -5,6 +5,7 @@ import re
 from discord import app_commands
 from discord.ext import commands
 
+from bot.cogs.hybrid import hybrid_command
 from bot.config import BotSettings
 from bot.errors import BadInput
 from bot.service_client import CompletionRequest, ServiceClient
@@ -21,7 +22,7 @@ class CompleteCog(commands.Cog, name="Text"):
     def __init__(self, settings: BotSettings, client: ServiceClient, answers: Answers) -> None:
         self._settings, self._client, self._answers = settings, client, answers
 
-    @commands.hybrid_command(description="Continue a text.", usage="[--tokens 200] <text>")
+    @hybrid_command("Continue a text.", usage="[--tokens 200] <text>")
     @app_commands.describe(text="The beginning.", tokens="How much to add, in tokens (about 4 letters each).")
     async def complete(self, ctx: Context, *, text: str, tokens: int | None = None) -> None:
         """Continue a text: `complete Once upon a time`, or `complete --tokens 200 Once upon a time`."""
@@ -29,7 +30,7 @@ class CompleteCog(commands.Cog, name="Text"):
             text, tokens = split_tokens(text)
         prompt = text.strip()
         if not prompt:
-            raise BadInput("I need the beginning of a text, for example: `complete Once upon a time`.")
+            raise BadInput("I need the beginning of a text, such as “Once upon a time”.")
         request = CompletionRequest(
             self._settings.complete_model,
             prompt,
@@ -55,7 +56,7 @@ def split_tokens(text: str) -> tuple[str, int | None]:
     if match is None:
         return text, None
     if re.fullmatch(r"-?[0-9]{1,9}", match[1]) is None:
-        raise BadInput("After `--tokens` I need a number, for example: `complete --tokens 200 Once upon a time`.")
+        raise BadInput("After `--tokens` I need a number and then the text: `--tokens 200 Once upon a time`.")
     return text[match.end() :], int(match[1])
 
 

@@ -8,6 +8,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.cogs.guild_model import GuildModel
+from bot.cogs.hybrid import hybrid_command
 from bot.config import BotSettings
 from bot.errors import BadInput, ModelMissing
 from bot.prompts import clean_topic, joke_prompt
@@ -27,7 +28,7 @@ class JokeCog(commands.Cog, name="Jokes"):
     def __init__(self, settings: BotSettings, client: ServiceClient, answers: Answers, models: GuildModel) -> None:
         self._settings, self._client, self._answers, self._models = settings, client, answers, models
 
-    @commands.hybrid_command(description="Tell a joke.", usage="[about something]")
+    @hybrid_command("Tell a joke.", usage="[about something]")
     @app_commands.describe(topic="What it should be about; leave empty for any joke.")
     async def joke(self, ctx: Context, *, topic: str | None = None) -> None:
         """Tell a joke: `joke`, or `joke about cats`."""

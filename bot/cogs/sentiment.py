@@ -4,6 +4,7 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
+from bot.cogs.hybrid import hybrid_command
 from bot.config import BotSettings
 from bot.errors import BadInput
 from bot.service_client import Mood, ServiceClient
@@ -22,15 +23,13 @@ class SentimentCog(commands.Cog, name="Mood"):
     def __init__(self, settings: BotSettings, client: ServiceClient) -> None:
         self._settings, self._client = settings, client
 
-    @commands.hybrid_command(description="Read the mood of a text.", usage="<text>, or reply to a message with it")
+    @hybrid_command("Read the mood of a text.", usage="<text>, or reply to a message with it")
     @app_commands.describe(text="The text to read.")
     async def sentiment(self, ctx: Context, *, text: str = "") -> None:
         """Read a mood: `sentiment I love this`, or reply to a message with `sentiment`."""
         text = text.strip() or replied_text(ctx)
         if not text:
-            raise BadInput(
-                "I need a text, for example `sentiment I love this`; or reply to a message with `sentiment`."
-            )
+            raise BadInput("I need a text, such as “I love this”. You can also reply to a message with this command.")
         async with ctx.typing():
             mood = await self._client.classify(self._settings.sentiment_model, text)
         await say(ctx, headline(mood), embed=picture(mood, text))

@@ -40,19 +40,39 @@ class StopView(View):
 
 
 class ImportView(View):
-    """The button that fills an empty library, for moderators."""
+    """The button that fills an empty collection, for moderators. `fill` takes the server's id, returns a sentence."""
 
-    def __init__(self, do_import: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, fill: Callable[[int], Awaitable[str]]) -> None:
         super().__init__(timeout=24 * 3600)
-        self._do_import = do_import
+        self._fill = fill
 
     @discord.ui.button(label="Import starter pack", emoji="📦", style=discord.ButtonStyle.primary)
     async def press(self, interaction: Interaction, button: discord.ui.Button["ImportView"]) -> None:
-        """Import once and say how many came in."""
+        """Import, and say how many came in where the button was."""
         if not is_moderator(interaction.permissions):
             raise NotAllowed("Only moderators (people who may manage the server) can import jokes.")
+        assert interaction.guild_id is not None
         await interaction.response.defer()
-        sentence = await self._do_import()
+        sentence = await self._fill(interaction.guild_id)
+        self.stop()
+        await interaction.edit_original_response(content=sentence, embed=None, view=None)
+
+
+class ConfirmView(View):
+    """One red button for what cannot be undone; only the person who asked can press it."""
+
+    def __init__(self, asker_id: int, label: str, act: Callable[[], Awaitable[str]]) -> None:
+        super().__init__(timeout=10 * 60)
+        self._asker_id, self._act = asker_id, act
+        self.press.label = label
+
+    @discord.ui.button(label="Yes", style=discord.ButtonStyle.danger)
+    async def press(self, interaction: Interaction, button: discord.ui.Button["ConfirmView"]) -> None:
+        """Do it, and say what was done where the button was."""
+        if interaction.user.id != self._asker_id:
+            raise NotAllowed("Only the person who asked can confirm this.")
+        await interaction.response.defer()
+        sentence = await self._act()
         self.stop()
         await interaction.edit_original_response(content=sentence, embed=None, view=None)
 

@@ -1,0 +1,149 @@
+"""The sentences of a fine-tune: one progress message that is edited, and how it ended."""
+
+import math
+from typing import Any
+
+from bot.service_client import Json
+from bot.store import Counts
+from bot.store import Job as StoredJob
+from bot.ui.text import inline
+
+BAR_CELLS = 20
+AWAY = "⏳ The model service is away. The training goes on where it was when it is back; I keep looking."
+_PHASES = {
+    "validating_files": "Reading the jokes …",
+    "queued": "Waiting for its turn …",
+    "paused": "Paused.",
+}
+_OUTCOMES = {
+    "succeeded": "its model was not better, so nothing changed",
+    "failed": "it failed, so nothing changed",
+    "cancelled": "it was cancelled",
+    "lost": "the model service lost it",
+}
+
+
+def title(job: Json) -> str:
+    """The first line of every progress message."""
+    counts = _punchline(job).get("counts") or {}
+    train, held_out = counts.get("train"), counts.get("held_out")
+    jokes = f" · {train} jokes to learn from, {held_out} to test with" if train is not None else ""
+    return f"🎓 **Training this server's jokes**{jokes}\n-# {inline(str(job.get('id', '')), 80)}"
+
+
+def progress(job: Json) -> str:
+    """Bar, step, loss and time left, as far as they are known."""
+    now = _punchline(job)
+    step, total = now.get("step"), now.get("total_steps")
+    if not total or step is None:
+        return f"{title(job)}\n{_PHASES.get(str(job.get('status')), 'Warming up …')}"
+    share = min(1.0, step / total)
+    facts = [f"**{share:.0%}**", f"step {step} of {total}"]
+    if _finite(now.get("loss")):
+        facts.append(f"loss {now['loss']:.2f}")
+    if job.get("status") in ("paused", "queued"):
+        facts.append(_PHASES[job["status"]].lower().rstrip(" .…"))
+    elif step >= total:
+        facts.append("comparing the new model with the old …")
+    elif _finite(now.get("eta_s")):
+        facts.append(f"{duration(now['eta_s'])} left")
+    return f"{title(job)}\n`{bar(share)}` {' · '.join(facts)}"
+
+
+def better(job: Json, model_id: str, before: str, *, in_use: bool) -> str:
+    """The gate passed."""
+    verdict = (
+        f"✅ **The new model is better, and tells this server's jokes from now on.** {figures(job)}\n"
+        f"Hear it with `/joke`. To go back: `/model set {inline(before, 100)}`."
+        if in_use
+        else f"✅ **The new model is better.** {figures(job)}\nTo use it: `/model set {inline(model_id, 100)}`."
+    )
+    return f"{title(job)}\n{verdict}\n-# new model: {inline(model_id, 100)}"
+
+
+def not_better(job: Json, before: str) -> str:
+    """The gate did not pass: why, and that nothing has changed."""
+    gate = _punchline(job).get("gate") or {}
+    reasons = "\n".join(f"• {inline(str(reason), 300)}" for reason in gate.get("reasons") or [])
+    return (
+        f"{title(job)}\n⚖️ **Training has finished, but the new model is not better, so I keep the old one**"
+        f" (`{inline(before, 100)}`). {figures(job)}\n{reasons}\nMore jokes help most: `/addjoke`."
+    )
+
+
+def failed(job: Json, before: str) -> str:
+    """The run broke; what serves goes on serving."""
+    error = job.get("error") or {}
+    reason = inline(str(error.get("message") or "the service did not say why"), 500)
+    return f"{title(job)}\n❌ **Training failed:** {reason}\n{_unchanged(before)}"
+
+
+def cancelled(job: Json, before: str) -> str:
+    """Somebody stopped it."""
+    return f"{title(job)}\n⏹️ **Training was cancelled.** {_unchanged(before)}"
+
+
+def lost(job_id: str) -> str:
+    """The service does not know the job any more."""
+    return (
+        f"❌ **The model service does not know this training any more** ({inline(job_id, 80)}), so I stop following it."
+        " Start a new one with `/finetune start`."
+    )
+
+
+def figures(job: Json) -> str:
+    """How old and new compare on the held-out jokes."""
+    now = _punchline(job)
+    before, after = now.get("val_loss_before"), now.get("val_loss_after")
+    if not (_finite(before) and _finite(after)):
+        return ""
+    held_out = (now.get("counts") or {}).get("held_out")
+    where = f"On {held_out} jokes it never saw" if held_out else "On jokes it never saw"
+    change = f" ({(after - before) / before:+.1%})" if before else ""
+    return f"{where}, its loss is {after:.3f} against {before:.3f}{change}; lower is better."
+
+
+def too_few(reason: str, counts: Counts) -> str:
+    """Why training cannot start, and how to get there."""
+    return (
+        f"{reason}\nThis server has {counts.total} jokes, {counts.trainable} of which may be used for training."
+        " `/addjoke` adds one and asks for consent; `/jokes import` brings in the starter pack."
+    )
+
+
+def idle(last: StoredJob | None, counts: Counts, live: str) -> str:
+    """Nothing runs: what there was, and what could be trained on now."""
+    lines = [f"No training is running. Jokes here are told by `{inline(live, 100)}`."]
+    if last is not None and last.finished_at is not None:
+        outcome = "its model was better and was kept" if last.model else _OUTCOMES.get(last.status or "", "it ended")
+        lines.append(f"The last one ended <t:{int(last.finished_at.timestamp())}:R>: {outcome}.")
+    lines.append(f"{counts.trainable} of this server's {counts.total} jokes may be used. `/finetune start` begins.")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Write a time for people: "about 40 s", "about 3 min", "about 1 h 20 min"."""
+    if seconds < 60:
+        return f"about {max(1, math.ceil(seconds))} s"
+    minutes = math.ceil(seconds / 60)
+    if minutes < 60:
+        return f"about {minutes} min"
+    return f"about {minutes // 60} h {minutes % 60} min"
+
+
+def bar(share: float) -> str:
+    """Draw a share between 0 and 1."""
+    filled = round(share * BAR_CELLS)
+    return "█" * filled + "░" * (BAR_CELLS - filled)
+
+
+def _unchanged(model_id: str) -> str:
+    return f"Nothing has changed: `{inline(model_id, 100)}` goes on telling jokes."
+
+
+def _punchline(job: Json) -> Json:
+    return job.get("punchline") or {}
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
