@@ -23,6 +23,7 @@ from bot.playground.payloads import (
     member_payload,
     user_payload,
 )
+from bot.playground.presence import Presence
 from bot.playground.sessions import ALL_INTENTS, Session, Sessions
 from bot.playground.world import User, World
 
@@ -42,6 +43,14 @@ class GatewayClosed(Exception):
         self.reason = reason
 
 
+class ConnectionLost(Exception):
+    """The connection ended; `code` if the client said goodbye with one."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"closed with {code}")
+        self.code = code
+
+
 class Gateway:
     """Accepts gateway connections and speaks the protocol with each."""
 
@@ -49,7 +58,7 @@ class Gateway:
         self._world = world
         self._sessions = sessions
         self._sockets: dict[web.WebSocketResponse, User | None] = {}
-        self._status: dict[int, str] = {}
+        self._presence = Presence(world, sessions)
         self.message_content = True  # off: the application may not ask for message content (4014)
 
     async def connect(self, request: web.Request) -> web.WebSocketResponse:
@@ -59,24 +68,27 @@ class Gateway:
         self._sockets[socket] = None
         session: Session | None = None
         writer: asyncio.Task[None] | None = None
+        goodbye: int | None = None
         try:
             await socket.send_json({"op": 10, "d": {"heartbeat_interval": HEARTBEAT_INTERVAL_MS}, "s": None, "t": None})
             session, seen = await self._log_in(socket, request)
             writer = asyncio.create_task(self._write(socket, session, seen), name="playground-gateway-writer")
-            self._announce(session.user)
+            self._presence.announce(session.user)
             await self._read(socket, session)
         except GatewayClosed as closed:
             await socket.close(code=closed.code, message=closed.reason.encode())
+        except ConnectionLost as lost:
+            goodbye = lost.code
         except ConnectionError as error:
-            log.debug("gateway connection lost: %s", error)
+            log.debug("gateway connection broke: %s", error)
         finally:
             del self._sockets[socket]
             if writer is not None:
                 writer.cancel()
                 await asyncio.wait([writer])
             if session is not None:
-                self._sessions.leave(session, for_good=socket.close_code in (1000, 1001))
-                self._announce(session.user)
+                self._sessions.leave(session, for_good=goodbye in (1000, 1001))
+                self._presence.announce(session.user)
         return socket
 
     async def close(self, code: int = WSCloseCode.GOING_AWAY) -> None:
@@ -123,7 +135,7 @@ class Gateway:
             if wanted & intents.MESSAGE_CONTENT and not self.message_content:
                 raise GatewayClosed(4014, "Disallowed intent(s).")
         session = self._sessions.open(user, wanted if user.bot else ALL_INTENTS)
-        self._status[user.id] = _status_in(body.get("presence"))
+        self._presence.set(user, body.get("presence"))
         self._greet(session)
         return session
 
@@ -148,7 +160,7 @@ class Gateway:
     def _greet(self, session: Session) -> None:
         """READY; a bot then gets its guild as GUILD_CREATE, a person has it in READY, as Discord does it."""
         world, user = self._world, session.user
-        guild = guild_create_payload(world, user, self._members_for(session), self._presences_for(session))
+        guild = guild_create_payload(world, user, self._presence.members_for(session), self._presence.all_for(session))
         unavailable = {"id": str(world.guild.id), "unavailable": True}
         session.push(
             "READY",
@@ -176,7 +188,7 @@ class Gateway:
     async def _receive(self, socket: web.WebSocketResponse) -> Json:
         message = await socket.receive(timeout=HEARTBEAT_INTERVAL_MS / 1000 * 1.5)
         if message.type is not WSMsgType.TEXT:
-            raise ConnectionError("closed by the client")
+            raise ConnectionLost(message.data if message.type is WSMsgType.CLOSE else None)
         try:
             frame = json.loads(message.data)
         except ValueError as error:
@@ -198,8 +210,8 @@ class Gateway:
                 case 2:
                     raise GatewayClosed(4005, "Already authenticated.")
                 case 3 if isinstance(body, dict):
-                    self._status[session.user.id] = _status_in(body)
-                    self._announce(session.user)
+                    self._presence.set(session.user, body)
+                    self._presence.announce(session.user)
                 case 4:
                     pass  # voice: there is none here
                 case 8 if isinstance(body, dict):
@@ -243,47 +255,12 @@ class Gateway:
             "not_found": not_found,
         }
         if body.get("presences"):
-            payload["presences"] = self._presences_for(session)
+            payload["presences"] = self._presence.all_for(session)
         if body.get("nonce"):
             payload["nonce"] = body["nonce"]
         session.push("GUILD_MEMBERS_CHUNK", payload)
-
-    # presence
-
-    def _members_for(self, session: Session) -> list[Any]:
-        """Without the presence intent a bot learns only of itself in GUILD_CREATE."""
-        members = list(self._world.guild.members.values())
-        if session.intents & intents.GUILD_PRESENCES:
-            return members
-        return [m for m in members if m.user is session.user]
-
-    def _presences_for(self, session: Session) -> list[Json]:
-        if not session.intents & intents.GUILD_PRESENCES:
-            return []
-        return [self._presence(user) for user in self._world.users]
-
-    def _presence(self, user: User) -> Json:
-        online = not user.bot or self._sessions.is_online(user)
-        status = self._status.get(user.id, "online") if online else "offline"
-        return {
-            "user": {"id": str(user.id)},
-            "guild_id": str(self._world.guild.id),
-            "status": status,
-            "activities": [],
-            "client_status": {"desktop": status} if online else {},
-        }
-
-    def _announce(self, user: User) -> None:
-        """Tell everybody whether this account is there."""
-        others = [other for other in self._world.users if other is not user]
-        self._sessions.publish("PRESENCE_UPDATE", self._presence(user), to=others, intent=intents.GUILD_PRESENCES)
 
 
 def gateway_url(world: World) -> str:
     """Where the gateway listens, as `GET /gateway/bot` and READY name it."""
     return world.base_url.replace("http://", "ws://", 1) + "/gateway/"
-
-
-def _status_in(presence: object) -> str:
-    status = presence.get("status") if isinstance(presence, dict) else None
-    return status if status in ("online", "idle", "dnd") else "offline" if status == "invisible" else "online"

@@ -61,8 +61,8 @@ def _channels() -> list[Channel]:
         Channel(stage + 2, 0, "jokes", "The good ones, the bad ones, and the ones that need explaining", 1, stage),
         Channel(stage + 3, 0, "bot-testing", "Try every command here", 2, stage),
         Channel(backstage, 4, "Backstage", position=1),
-        Channel(backstage + 1, 0, "announcements", "Only moderators write here", 0, backstage, only_moderators_speak),
-        Channel(backstage + 2, 0, "moderators", "Hidden from members", 1, backstage, only_moderators_see),
+        Channel(backstage + 1, 0, "announcements", "Only moderators write here", 3, backstage, only_moderators_speak),
+        Channel(backstage + 2, 0, "moderators", "Hidden from members", 4, backstage, only_moderators_see),
     ]
 
 

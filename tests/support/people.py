@@ -111,7 +111,7 @@ class Person:
         index = await self.request("GET", f"/guilds/{self.guild['id']}/application-command-index")
         return {command["name"]: command for command in index["application_commands"]}
 
-    async def command(self, name: str, *, timeout_s: float = 10.0, **options: Any) -> str:
+    async def command(self, name: str, /, *, timeout_s: float = 10.0, **options: Any) -> str:
         """Use `/name` ("jokes search" for a subcommand) and wait until the bot acknowledged; returns the nonce.
 
         Raises DidNotRespond when it did not. Answers are messages: `wait_for` them. A form: `form(nonce)`.
@@ -119,7 +119,7 @@ class Person:
         content = await self._command_content(name, options)
         return await self._interact({"type": 2, "data": content}, timeout_s)
 
-    async def autocomplete(self, name: str, focused: str, *, timeout_s: float = 10.0, **options: Any) -> list[Json]:
+    async def autocomplete(self, name: str, focused: str, /, *, timeout_s: float = 10.0, **options: Any) -> list[Json]:
         """The choices the bot offers for the option being typed: `[{name, value}]`."""
         content = await self._command_content(name, options)
         for option in _innermost(content["options"]):
