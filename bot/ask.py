@@ -43,8 +43,11 @@ async def answer(settings: Settings, question: Question) -> int:
             connect(settings) as client,
             client.complete(request(settings, question)) as stream,
         ):
+            begun = False
             async for update in stream:
-                sys.stdout.write(update.text)
+                text = printable(update.text if begun else update.text.lstrip())
+                begun = begun or bool(text)
+                sys.stdout.write(text)
                 sys.stdout.flush()
     except BotError as error:
         sys.stderr.write(f"{error}\n")
@@ -68,6 +71,11 @@ def request(settings: Settings, question: Question) -> CompletionRequest:
         top_p=bot.top_p,
         seed=question.seed,
     )
+
+
+def printable(text: str) -> str:
+    """Drop what would steer the terminal instead of being shown."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
 @asynccontextmanager
