@@ -96,6 +96,7 @@ def _run_bot(settings: Settings, playground: str | None) -> None:
 
     from bot.app import run_bot
 
+    discord.VoiceClient.warn_nacl = discord.VoiceClient.warn_dave = False  # there is no voice to warn about
     try:
         asyncio.run(run_bot(settings, playground))
     except discord.LoginFailure:

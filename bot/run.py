@@ -93,13 +93,20 @@ def _on_signals(stop: asyncio.Event, kill: asyncio.Event) -> None:
 
 
 async def _announce(settings: Settings, playground: Playground | None, out: Console, err: Console) -> None:
-    """Wait until every start-up model answers, then say in one line where to go."""
+    """Wait until every start-up model answers and the bot listens, then say in one line where to go."""
     where = f"the playground is at {playground.base_url}" if playground else "the bot talks to Discord"
     with err.status("Starting the models ...") if err.is_terminal else nullcontext():
+        ready = asyncio.create_task(_until_all_ready(settings, playground), name="all-ready")
         try:
-            async with asyncio.timeout(SLOW_START_S):
-                await until_ready(settings)
-        except TimeoutError:
-            err.print(f"The models are still loading. What the service is doing: {settings.home}/logs/service.log")
-            await until_ready(settings)
+            if not (await asyncio.wait([ready], timeout=SLOW_START_S))[0]:
+                err.print(f"Still loading. What goes on: {settings.home}/logs/", markup=False)
+            await ready
+        finally:
+            ready.cancel()
     out.print(f"Punchline is ready: {where} (Ctrl-C stops it)", markup=False)
+
+
+async def _until_all_ready(settings: Settings, playground: Playground | None) -> None:
+    await until_ready(settings)
+    while playground is not None and not playground.bot_online:
+        await asyncio.sleep(0.05)

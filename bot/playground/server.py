@@ -95,6 +95,11 @@ class Playground:
         return self._world.bot.id
 
     @property
+    def bot_online(self) -> bool:
+        """Whether the bot is connected to the gateway, so that it sees what people write."""
+        return self._sessions.is_online(self._world.bot)
+
+    @property
     def session(self) -> Identities:
         """The member, the moderator and their first channel."""
         world = self._world
