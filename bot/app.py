@@ -91,7 +91,10 @@ class PunchlineBot(commands.Bot):
             if help_command is not None:
                 await ctx.invoke(cast("commands.Command[Any, ..., Any]", help_command))
             return
-        await self.process_commands(message)
+        try:
+            await self.process_commands(message)
+        except Exception as error:  # a check broke: discord.py lets only its own errors reach on_command_error
+            await report(await self.get_context(message), error)
 
     async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
         """A deleted question or answer needs no more tokens."""

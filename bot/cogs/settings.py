@@ -39,7 +39,7 @@ class SettingsCog(commands.Cog, name="About"):
         """List the models, and which one tells jokes here."""
         await self._list(ctx)
 
-    @hybrid_group("The model that tells jokes here.", fallback="show")
+    @hybrid_group("The model that tells jokes here.")
     async def model(self, ctx: Context) -> None:
         """List the models, and which one tells jokes here."""
         await self._list(ctx)

@@ -24,7 +24,7 @@ def overview(cogs: Sequence[commands.Cog], prefix: str, *, message_content: bool
         start = NO_MESSAGE_CONTENT.format(prefix=prefix)
     embed = discord.Embed(title="What I can do", description=start, colour=COLOUR)
     for cog in cogs:
-        lines = [line for command in cog.get_commands() for line in _lines(command)]
+        lines = [line for command in cog.get_commands() for line in _lines(command, prefix)]
         embed.add_field(name=cog.qualified_name, value="\n".join(lines)[:1024], inline=False)
     return embed.set_footer(text=f"{prefix}help <command> explains one of them")
 
@@ -68,11 +68,11 @@ def about(live_model: str, uptime_s: float, prefix: str, *, is_ready: bool, mess
     return embed.set_footer(text=f"{prefix}help lists what I can do · {prefix}privacy says what I keep")
 
 
-def _lines(command: commands.Command[Any, ..., Any]) -> list[str]:
+def _lines(command: commands.Command[Any, ..., Any], prefix: str) -> list[str]:
     if command.hidden:
         return []
     usage = f" {command.usage}" if command.usage else ""
-    line = f"`{command.qualified_name}{usage}` {command.description}"
+    line = f"`{prefix}{command.qualified_name}{usage}` {command.description}"
     if isinstance(command, commands.Group):
         words = ", ".join(f"`{each.name}`" for each in sorted(command.commands, key=lambda each: each.name))
         line = f"{line} With {words}."

@@ -12,7 +12,7 @@ from bot.cogs import training_words as words
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_group, subcommand
 from bot.cogs.training_watch import Watch
-from bot.errors import BadInput, ModelMissing, NotAllowed, RequestFailed, TooFewJokes
+from bot.errors import BadInput, ModelMissing, RequestFailed, TooFewJokes
 from bot.prompts import training_rows
 from bot.service_client import Json, ServiceClient
 from bot.store import Job, Store
@@ -49,10 +49,10 @@ class TrainingCog(commands.Cog, name="Training"):
         if ctx.guild is None:
             raise commands.NoPrivateMessage
         if not is_moderator(ctx.permissions):
-            raise NotAllowed("Only moderators (people who may manage the server) can train the joke model.")
+            raise commands.MissingPermissions(["manage_guild"])
         return True
 
-    @hybrid_group("Train this server's joke model (moderators).", fallback="help")
+    @hybrid_group("Train this server's joke model (moderators).")
     async def finetune(self, ctx: Context) -> None:
         """Say what there is to do here."""
         await say(
