@@ -24,6 +24,7 @@ from model_service.placement.loaded import Generator, Labeller, Loaded, Model
 log = logging.getLogger(__name__)
 
 TUNED_PREFIX = "ft:"
+STOPPING = "the service is stopping."
 DRAIN_LIMIT_S = 120.0  # a replaced model's last streams get this long
 
 Loader = Callable[[ModelSettings], Loaded]  # blocks; whatever it raises is the reason of the failure
@@ -119,7 +120,7 @@ class Pool:
             self._slots[spec.name] = _Slot(spec)
         async with self._loading:
             if self._closed:
-                raise ModelFailed(spec.name, "the service is stopping.")
+                raise ModelFailed(spec.name, STOPPING)
             started = time.monotonic()
             try:
                 loaded = await asyncio.to_thread(self._loader, spec)
@@ -127,9 +128,9 @@ class Pool:
                 log.warning("model %s failed to load: %s", spec.name, error, exc_info=log.isEnabledFor(logging.DEBUG))
                 self._fail(spec.name, reason_of(error))
                 raise ModelFailed(spec.name, reason_of(error)) from error
-            if self._closed:
+            if self._closed or spec.name not in self._slots:
                 await loaded.model.close()
-                raise ModelFailed(spec.name, "the service is stopping.")
+                raise ModelFailed(spec.name, STOPPING if self._closed else "it was unloaded while it was loading.")
             self._put(spec, loaded)
             log.info("model %s ready after %.1f s (%s)", spec.name, time.monotonic() - started, loaded.weights)
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,14 +59,23 @@ def model_table(name: str, source: Path | str, task: str = "generate") -> str:
 
 
 @contextmanager
-def running_service(models: str, service: str = "", *, ready: bool = True) -> Iterator[ServiceProcess]:
+def running_service(
+    models: str,
+    service: str = "",
+    *,
+    ready: bool = True,
+    prepare: Callable[[Path], None] = lambda home: None,
+    port: int | None = None,
+) -> Iterator[ServiceProcess]:
     """Start a service in a short temporary folder (socket paths are short); end it however the block ends.
 
     models: tables from `model_table`. service: more lines of the `[service]` table.
     ready: whether to wait until every model answers; else until the socket does.
+    prepare: fills the home before the start. port: of 127.0.0.1, if `service` says TCP.
     """
     with tempfile.TemporaryDirectory(prefix="pl-") as folder:
         home = Path(folder)
+        prepare(home)
         (home / "punchline.toml").write_text(f'home = "{home}"\n[service]\n{service}\n{models}')
         with (home / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -74,7 +83,8 @@ def running_service(models: str, service: str = "", *, ready: bool = True) -> It
             )
         started = ServiceProcess(process, home, home / "log")
         try:
-            wait_for_answer(started, "/health/ready" if ready else "/health/live")
+            address = str(started.socket_path) if port is None else ("127.0.0.1", port)
+            wait_for_answer(started, address, "/health/ready" if ready else "/health/live")
             yield started
         finally:
             if process.poll() is None:
@@ -89,22 +99,26 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(root), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def wait_for_answer(service: ServiceProcess, path: str) -> None:
+Address = str | tuple[str, int]
+
+
+def wait_for_answer(service: ServiceProcess, address: Address, path: str) -> None:
     """Wait until a GET of `path` is answered with 200; fails with the log if the process ends or time runs out."""
     deadline = time.monotonic() + START_LIMIT_S
     while time.monotonic() < deadline and service.process.poll() is None:
-        if get_status(service.socket_path, path) == 200:
+        if get_status(address, path) == 200:
             return
         time.sleep(0.05)
     raise AssertionError(f"the service did not answer {path}:\n{service.log}")
 
 
-def get_status(socket_path: Path, path: str) -> int | None:
+def get_status(address: Address, path: str) -> int | None:
     """Return the status of one GET, or None if nobody answers."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
         sock.settimeout(5)
         try:
-            sock.connect(str(socket_path))
+            sock.connect(address)
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n".encode())
             return int(sock.recv(4096).split(b" ", 2)[1])
         except (OSError, IndexError):
