@@ -37,7 +37,7 @@ class Limits:
     first_wait_s: float = 0.5  # before the first restart; doubles with each
     longest_wait_s: float = 30.0
     healthy_s: float = 60.0  # who lived this long starts over at first_wait_s
-    stop_s: float = 8.0  # from SIGTERM to SIGKILL
+    stop_s: float = 25.0  # from SIGTERM to SIGKILL; a training run writes a checkpoint first
 
 
 class ChildLog:
@@ -140,17 +140,26 @@ class Keeper:
             await asyncio.wait([copying])
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
-        """Stop a process that still runs: SIGTERM, then SIGKILL; and whatever it left in its session."""
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                async with asyncio.timeout(self._limits.stop_s):
+        """Stop what still runs: SIGTERM, then SIGKILL; first the process, then what it left in its session."""
+        try:
+            async with asyncio.timeout(self._limits.stop_s):
+                if process.returncode is None:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.terminate()
                     await process.wait()
-            except TimeoutError:
-                self._tell(f"The {self._program.name} did not stop within {self._limits.stop_s:g} s; killing it.")
-        self.kill()
-        await process.wait()
+                await self._end_group(process.pid)
+        except TimeoutError:
+            self._tell(f"The {self._program.name} did not stop within {self._limits.stop_s:g} s; killing it.")
+            self.kill()
+            await process.wait()
+
+    async def _end_group(self, group: int) -> None:
+        """Ask the dead process's own children to end, such as a training run, and wait until they have."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGTERM)
+            while True:
+                await asyncio.sleep(0.02)
+                os.killpg(group, 0)
 
     async def _copy(self, output: int) -> None:
         reader = asyncio.StreamReader()

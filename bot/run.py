@@ -108,5 +108,5 @@ async def _announce(settings: Settings, playground: Playground | None, out: Cons
 
 async def _until_all_ready(settings: Settings, playground: Playground | None) -> None:
     await until_ready(settings)
-    while playground is not None and not playground.bot_online:
+    while playground is not None and not playground.bot_online:  # noqa: ASYNC110 - moments, once
         await asyncio.sleep(0.05)
