@@ -159,6 +159,8 @@ class Keeper:
             os.killpg(group, signal.SIGTERM)
             while True:
                 await asyncio.sleep(0.02)
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(-group, os.WNOHANG)  # noqa: ASYNC222 - as PID 1 of a container we inherit them
                 os.killpg(group, 0)
 
     async def _copy(self, output: int) -> None:
