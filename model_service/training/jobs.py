@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -30,7 +30,12 @@ log = logging.getLogger(__name__)
 
 MAX_RESTARTS = 2  # without a newer checkpoint in between
 CHECKPOINT_EVERY_S = 30.0
+SETTLE_LIMIT_S = 10.0  # from the end of a child to the status that says so
+CLOSE_LIMIT_S = 4.0  # containers are killed 10 s after SIGTERM; a checkpoint of half a minute ago is good enough then
 _ID = re.compile(r"ftjob-[0-9a-f]{16}")
+
+
+Spawn = Callable[[JobFolder], Awaitable[Child]]
 
 
 class Held(Protocol):
@@ -58,11 +63,19 @@ class Jobs:
     """All jobs under `<home>/jobs`. `start` takes up what an earlier service left; `close` leaves it resumable."""
 
     def __init__(
-        self, home: Path, settings: TrainingSettings, pool: Pool, *, checkpoint_every_s: float = CHECKPOINT_EVERY_S
+        self,
+        home: Path,
+        settings: TrainingSettings,
+        pool: Pool,
+        *,
+        checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+        stop_limit_s: float = STOP_LIMIT_S,
+        spawn: Spawn | None = None,
     ) -> None:
         home = home.resolve()  # the child is given whole paths
         self._folder, self._models = home / "jobs", home / "models"
-        self._settings, self._pool, self._checkpoint_every_s = settings, pool, checkpoint_every_s
+        self._pool, self._stop_limit_s = pool, stop_limit_s
+        self._spawn = spawn or (lambda folder: Child.start(folder, self._models, settings, checkpoint_every_s))
         self._changing = asyncio.Lock()  # held while a status goes from one to the next
         self._work = asyncio.Event()
         self._runner: asyncio.Task[None] | None = None
@@ -79,6 +92,7 @@ class Jobs:
     async def close(self) -> None:
         """Stop the child at a checkpoint; the next `start` goes on from there."""
         if self._runner is not None:
+            self._stop_limit_s = min(self._stop_limit_s, CLOSE_LIMIT_S)
             self._runner.cancel()
             await asyncio.wait([self._runner])
 
@@ -141,8 +155,8 @@ class Jobs:
             self._wish = wish
             child, settled = self._child, self._settled
         if child is not None:
-            await child.stop()
-        async with asyncio.timeout(STOP_LIMIT_S):
+            await child.stop(self._stop_limit_s)
+        async with asyncio.timeout(SETTLE_LIMIT_S):
             await settled.wait()
         return folder
 
@@ -221,16 +235,16 @@ class Jobs:
 
     async def _run_child(self, folder: JobFolder) -> int:
         """Run one child to its end; leaving early (the service stops) ends it at a checkpoint."""
-        child = await Child.start(folder, self._models, self._settings, self._checkpoint_every_s)
+        child = await self._spawn(folder)
         log.info("job %s runs as process %d", folder.id, child.pid)
         self._child = child
         try:
             if self._wish is not None:  # it came while the process was being started
-                return await child.stop()
+                return await child.stop(self._stop_limit_s)
             return await child.wait()
         finally:
             self._child = None
-            await child.stop()
+            await child.stop(self._stop_limit_s)
 
     async def _adopt(self, folder: JobFolder) -> None:
         """Let the finished model answer under its name."""

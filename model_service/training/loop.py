@@ -41,6 +41,11 @@ class TrainingFailed(Exception):
         self.code = code
 
 
+BROKEN_BASE = TrainingFailed(
+    "The model it started from gives no finite loss: its own weights are broken. Choose another model.", "broken_base"
+)
+
+
 class Interrupted(Exception):
     """The run was asked to stop; its newest checkpoint is of this very step, and it can go on later."""
 
@@ -198,7 +203,7 @@ class Loop:
             general = losses(self.model, material.general, material.row_len, between=self._check)
         look = Look(self.step, held_out.nats, held_out.tokens, general.per_token)
         if not np.isfinite(look.nats).all() or not math.isfinite(look.general):
-            raise self._not_finite("held-out loss")
+            raise self._not_finite("held-out loss") if self.step else BROKEN_BASE
         self.looks.append(look)
         is_best = self.step > 0 and (self._best is None or self._rank(look) < self._rank(self.best))
         if is_best:

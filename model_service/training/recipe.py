@@ -15,7 +15,7 @@ PEAK_LR: dict[Adapter, float] = {"lora": 1e-3, "full": 2e-4}
 AUTO_BATCH_SIZE = 16
 AUTO_STEPS = 160  # about what a few hundred jokes need; fewer jokes are seen more often
 MAX_AUTO_EPOCHS = 12
-EVALUATIONS = 16  # looks at the held-out jokes in a run
+EVALUATIONS = 12  # looks at the held-out jokes in a run
 PATIENCE = 4  # looks without a better held-out loss, after which training ends
 
 

@@ -1,4 +1,4 @@
-"""Builders for training tests: made-up jokes that can be learned, uploads, job folders, a pool without engines. No torch."""
+"""Builders for training tests: learnable made-up jokes, uploads, job folders, a pool without engines. No torch."""
 
 import json
 import random
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from model_service.config import ModelSettings
 from model_service.errors import ModelNotFound
+from model_service.training import durable
 from model_service.training.examples import Row
 from model_service.training.folder import JobFolder
 from model_service.training.orders import Order, write_job
@@ -15,34 +16,37 @@ ANIMALS = ["duck", "cat", "cow", "bee", "owl", "pig", "hen", "fox", "bat", "emu"
 PLACES = ["bar", "bank", "bus", "shop", "gym", "zoo", "pub", "spa", "lab", "inn"]
 
 
-def make_rows(n: int, seed: int = 0) -> list[Row]:
-    """Return `n` different short jokes of one shape, so that a tiny model learns it in a few steps."""
+def make_rows(n: int = 100, seed: int = 0) -> list[Row]:
+    """Return up to 100 different short jokes of one shape, so that a tiny model learns it in a few steps."""
     pairs = [(animal, place) for animal in ANIMALS for place in PLACES]
     random.Random(seed).shuffle(pairs)
-    return [
-        Row("JOKE:", f" A {animal} walks into a {place}. Ouch!", f"joke-{i}")
-        for i, (animal, place) in enumerate(pairs[:n])
-    ]
+    jokes = [f" A {animal} walks into a {place}. Ouch!" for animal, place in pairs[:n]]
+    return [Row("JOKE:", joke, f"joke-{i}") for i, joke in enumerate(jokes)]
 
 
 def jsonl(rows: list[Row]) -> bytes:
     """Return rows as an upload."""
-    return "".join(
-        json.dumps({"id": row.id, "prompt": row.prompt, "completion": row.completion}) + "\n" for row in rows
-    ).encode()
+    lines = ({"id": row.id, "prompt": row.prompt, "completion": row.completion} for row in rows)
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
-def make_job(home: Path, base: Path, *, rows: list[Row] | None = None, **order: object) -> JobFolder:
-    """Write a queued job of a few steps on `base`."""
-    chosen = {
-        "model": "tiny",
-        "training_file": "file-test",
-        "seed": 3,
-        "n_epochs": 1,
-        "batch_size": 12,
-        "adapter": "full",
-    }
-    return write_job(home / "jobs", Order(**{**chosen, **order}), base, rows or make_rows(100), None)  # type: ignore[arg-type]
+def make_job(
+    home: Path, base: Path, *, rows: list[Row] | None = None, recipe: dict[str, object] | None = None, **changes: object
+) -> JobFolder:
+    """Write a queued job of 14 steps and 4 looks on `base`; `recipe` changes what an order cannot say."""
+    order = {"model": "tiny", "training_file": "file-1", "seed": 3, "n_epochs": 2, "batch_size": 12, "adapter": "full"}
+    folder = write_job(home / "jobs", Order(**{**order, **changes}), base, rows or make_rows(), None)  # type: ignore[arg-type]
+    job = folder.job
+    job["recipe"] |= {"evaluations": 4, **(recipe or {})}
+    durable.write_json(folder.path / "job.json", job)
+    return folder
+
+
+def fake_base(folder: Path) -> Path:
+    """Write the least that counts as a model's folder: one safetensors header without a parameter."""
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    return folder
 
 
 @dataclass
@@ -70,6 +74,6 @@ class FakePool:
         return self.folders[model_id]
 
     async def load(self, spec: ModelSettings, /) -> None:
-        assert (Path(spec.source) / "model.safetensors").exists()
+        assert (Path(spec.source) / "manifest.json").exists()
         self.loaded.append(spec)
         self.folders[spec.name] = Path(spec.source)
