@@ -16,6 +16,7 @@ import queue
 import secrets
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -80,7 +81,7 @@ class Engine:
         self._table = token_bytes(tokenizer)
         self._ids = itertools.count()
         self._streams: dict[int, Stream] = {}  # event loop only
-        self._waiting: dict[int, None] = {}  # event loop only; in order
+        self._waiting: dict[int, str] = {}  # event loop only; whose each is, in order of arrival
         self._arrived: dict[int, float] = {}  # event loop only
         self._mean_s = 1.0  # of an answer, moving average
         self._dead: EngineDead | None = None
@@ -156,10 +157,10 @@ class Engine:
             raise QueueFull(retry_after_s=self._eta_s(len(self._waiting)))
         self._loop = asyncio.get_running_loop()
         seed = secrets.randbits(64) if params.seed is None else params.seed
-        sequence = Sequence(next(self._ids), prompt_ids, params, seed)
+        sequence = Sequence(next(self._ids), prompt_ids, params, seed, user)
         stream = Stream(sequence.id, self._place, self._leave)
         self._streams[sequence.id] = stream
-        self._waiting[sequence.id] = None
+        self._waiting[sequence.id] = user
         self._arrived[sequence.id] = time.monotonic()
         self._inbox.put(Answer(sequence, self._table, self.config.eos_token_id))
         return stream
@@ -173,9 +174,13 @@ class Engine:
     # --- event loop ---------------------------------------------------------------------------------------------
 
     def _place(self, sequence_id: int) -> tuple[int, float] | None:
+        """Guess the place in the queue: users take turns, so the nth of one user's waits for n of everybody's."""
         if sequence_id not in self._waiting:
             return None
-        position = list(self._waiting).index(sequence_id) + 1
+        user = self._waiting[sequence_id]
+        turn = [i for i, u in self._waiting.items() if u == user].index(sequence_id) + 1
+        others = Counter(u for u in self._waiting.values() if u != user)
+        position = turn + sum(min(count, turn) for count in others.values())
         return position, self._eta_s(position)
 
     def _eta_s(self, position: int) -> float:

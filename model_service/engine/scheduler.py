@@ -1,15 +1,16 @@
 """Decides which tokens run in the next engine step. Pure Python: no torch here.
 
 Every step runs every admitted sequence, so a sequence joins as soon as a slot is free and leaves the
-step it ends; nobody waits for the slowest of a batch. Prompts are read in chunks of a fixed budget
-per step, first come first served, so that a long one does not freeze the streams beside it.
+step it ends; nobody waits for the slowest of a batch. Free slots go to the user who has had the fewest
+tokens (fair_queue.py). Prompts are read in chunks of a fixed budget per step, first come first served,
+so that a long one does not freeze the streams beside it.
 
     slots   | 0 a | 1 b | 2 c | 3 . |       always dense: when b ends, c moves to slot 1
 """
 
-from collections import deque
 from dataclasses import dataclass
 
+from model_service.engine.fair_queue import FairQueue
 from model_service.engine.sequence import Sequence, Status
 
 
@@ -42,17 +43,17 @@ class Scheduler:
     def __init__(self, max_num_seqs: int, max_prefill_tokens: int = 256) -> None:
         self.max_num_seqs = max_num_seqs
         self.max_prefill_tokens = max_prefill_tokens
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = FairQueue()
         self.running: list[Sequence] = []  # running[i].slot == i
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
-        self.waiting.append(sequence)
+        self.waiting.push(sequence)
 
     def schedule(self) -> list[Chunk]:
         """Admit what fits and return one chunk per running sequence that has its turn, in slot order."""
         while self.waiting and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting.popleft()
+            sequence = self.waiting.pop()
             sequence.slot, sequence.status = len(self.running), Status.RUNNING
             self.running.append(sequence)
         budget = self.max_prefill_tokens
@@ -65,6 +66,7 @@ class Scheduler:
             else:
                 size = 1  # a running stream is never held up by prompts
             if size:
+                self.waiting.charge(sequence.user, size)
                 chunks.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + size))
         return sorted(chunks, key=lambda c: c.sequence.slot)
 
@@ -77,6 +79,7 @@ class Scheduler:
         if sequence.status == Status.FINISHED:
             return None
         sequence.finish()
+        self.waiting.release(sequence.user)
         last = self.running.pop()
         if last is sequence:
             return None

@@ -75,13 +75,14 @@ class Status(IntEnum):
 class Sequence:
     """One prompt with its answer so far. It belongs to the engine's thread once submitted."""
 
-    __slots__ = ("id", "num_computed", "params", "prompt_len", "seed", "slot", "status", "token_ids")
+    __slots__ = ("id", "num_computed", "params", "prompt_len", "seed", "slot", "status", "token_ids", "user")
 
-    def __init__(self, id: int, prompt_ids: list[int], params: SamplingParams, seed: int) -> None:
+    def __init__(self, id: int, prompt_ids: list[int], params: SamplingParams, seed: int, user: str = "") -> None:
         assert prompt_ids
         self.id = id
         self.params = params
         self.seed = seed
+        self.user = user
         self.token_ids = list(prompt_ids)  # prompt, then answer
         self.prompt_len = len(prompt_ids)
         self.num_computed = 0  # tokens whose keys and values are in the cache
