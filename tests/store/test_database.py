@@ -33,6 +33,12 @@ def read(path: Path, sql: str) -> list[tuple[object, ...]]:
         return connection.execute(sql).fetchall()
 
 
+async def opened_and_closed(path: Path) -> None:
+    """Open, which is to fail; an open connection's thread would keep a failing test run from ending."""
+    async with await Store.open(path):
+        pass
+
+
 def modes_in(folder: Path) -> dict[str, int]:
     return {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
 
@@ -81,7 +87,7 @@ async def test_a_newer_schema_is_refused_and_left_as_it_is(tmp_path: Path) -> No
     path = tmp_path / "punchline.db"
     read(path, "PRAGMA user_version = 7")
     with pytest.raises(NewerDatabase, match=r"newer Punchline \(schema 7; this one knows up to \d\). Update Punchline"):
-        await Store.open(path)
+        await opened_and_closed(path)
     assert read(path, "PRAGMA user_version") == [(7,)]
 
 
@@ -93,7 +99,7 @@ async def test_a_failing_migration_changes_nothing(tmp_path: Path, monkeypatch: 
     with monkeypatch.context() as patch:
         patch.setattr(database, "migrations", lambda: [*known, broken])
         with pytest.raises(CannotOpen, match="half already exists"):
-            await Store.open(tmp_path / "punchline.db")
+            await opened_and_closed(tmp_path / "punchline.db")
     async with open_store(tmp_path) as store:
         assert (await store.jokes.count(GUILD)).total == 1
 
@@ -107,12 +113,21 @@ async def test_many_openings_of_a_new_file_at_once_all_succeed(tmp_path: Path) -
             await store.close()
 
 
+async def test_opening_waits_for_a_program_that_is_just_finishing_with_the_file(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "punchline.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")  # not yet in WAL mode, where SQLite itself does not wait
+        asyncio.get_running_loop().call_later(0.1, other.execute, "ROLLBACK")
+        async with open_store(tmp_path) as store:
+            assert not other.in_transaction
+            await add(store, "Worth the wait")
+
+
 @pytest.mark.parametrize("content", [b"Dear diary, " * 500, b"SQLite format 3\0" + b"\xff" * 5000])
 async def test_a_file_that_is_no_database_is_refused_and_not_touched(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "punchline.db"
     path.write_bytes(content)
     with pytest.raises(Unreadable, match=r"Cannot read the database .*punchline\.db: .*Put a backup in its place"):
-        await Store.open(path)
+        await opened_and_closed(path)
     assert path.read_bytes() == content
 
 
@@ -124,14 +139,14 @@ async def test_a_damaged_database_is_refused(tmp_path: Path) -> None:
     content[8192:40960] = bytes(32768)
     path.write_bytes(content)
     with pytest.raises(Unreadable, match="Put a backup in its place"):
-        await Store.open(path)
+        await opened_and_closed(path)
 
 
 async def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "punchline.db"
     read(path, "CREATE TABLE recipes (title)")
     with pytest.raises(Unreadable, match="belongs to another program"):
-        await Store.open(path)
+        await opened_and_closed(path)
 
 
 async def test_a_folder_that_refuses_writing_is_named_in_one_sentence(tmp_path: Path) -> None:
@@ -139,10 +154,10 @@ async def test_a_folder_that_refuses_writing_is_named_in_one_sentence(tmp_path: 
     (tmp_path / "folder.db").mkdir()
     for path, reason in [("file/punchline.db", "file exists|not a directory"), ("folder.db", "is a directory")]:
         with pytest.raises(NotWritable, match=f"{path}: ({reason}). Give this user write permission"):
-            await Store.open(tmp_path / path)
+            await opened_and_closed(tmp_path / path)
     (tmp_path / "locked").mkdir(mode=0o555)
     with without_privileges(), pytest.raises(NotWritable, match="permission denied"):
-        await Store.open(tmp_path / "locked" / "punchline.db")
+        await opened_and_closed(tmp_path / "locked" / "punchline.db")
 
 
 async def test_a_file_that_may_only_be_read_is_refused(tmp_path: Path) -> None:
@@ -153,7 +168,7 @@ async def test_a_file_that_may_only_be_read_is_refused(tmp_path: Path) -> None:
     for folder in [tmp_path, *tmp_path.parents][:3]:
         folder.chmod(0o755)
     with without_privileges(), pytest.raises(NotWritable, match="permission denied"):
-        await Store.open(path)
+        await opened_and_closed(path)
 
 
 async def test_a_database_that_another_program_holds_is_refused_after_the_wait(
@@ -166,7 +181,7 @@ async def test_a_database_that_another_program_holds_is_refused_after_the_wait(
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(InUse, match="Another program is holding the database"):
-            await Store.open(path)
+            await opened_and_closed(path)
         other.execute("ROLLBACK")
     async with open_store(tmp_path):
         pass
