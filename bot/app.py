@@ -37,12 +37,19 @@ from bot.ui.streaming import Answers
 log = logging.getLogger(__name__)
 
 MAX_RATELIMIT_WAIT_S = 60.0
+COMMAND_GRACE_S = 1.0
+END_ROUNDS = 4
 ORPHAN_AFTER_S = 2.2  # Discord gives up on an interaction after 3
 ORPHANED = "This is from before my last restart, so I cannot use it any more. Please ask again."
 
 
 class Tree(app_commands.CommandTree["PunchlineBot"]):
     """The slash commands; failures outside a hybrid command end here."""
+
+    async def interaction_check(self, interaction: discord.Interaction["PunchlineBot"], /) -> bool:
+        """Let everything through; the bot must know what runs, to end it in order."""
+        interaction.client.track()
+        return True
 
     async def on_error(self, interaction: discord.Interaction, error: app_commands.AppCommandError, /) -> None:
         """Say what went wrong."""
@@ -68,6 +75,7 @@ class PunchlineBot(commands.Bot):
         )
         self._settings, self._answers = settings, answers
         self.parts: list[commands.Cog] = []
+        self._running: set[asyncio.Task[Any]] = set()
 
     async def setup_hook(self) -> None:
         """Add the cogs, then tell Discord which slash commands there are."""
@@ -77,12 +85,38 @@ class PunchlineBot(commands.Bot):
             synced = await self.tree.sync()
             log.info("registered %d slash commands", len(synced))
 
+    async def close(self) -> None:
+        """End growing answers and running commands while Discord can still be told, then disconnect."""
+        if not self.is_closed():
+            await self._answers.close()
+            await self._end_commands()
+        await super().close()
+
+    def track(self) -> None:
+        """Remember the current task until it is done."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def _end_commands(self) -> None:
+        """Give commands and their errors a moment to end by themselves, then cancel them."""
+        own = {asyncio.current_task()}
+        for _ in range(END_ROUNDS):
+            if not (tasks := self._running - own):
+                return
+            _, late = await asyncio.wait(tasks, timeout=COMMAND_GRACE_S)
+            for task in late:
+                task.cancel()
+            await asyncio.sleep(0)  # the event that tells of an error starts here
+
     async def on_ready(self) -> None:
         """Log who we are and how many servers we are in."""
         log.info("connected as %s, in %d servers", self.user, len(self.guilds))
 
     async def on_message(self, message: discord.Message, /) -> None:
         """Run commands of people; a bare mention is a call for help."""
+        self.track()
         if message.author.bot or message.webhook_id is not None or self.user is None:
             return
         if message.content.strip() in (f"<@{self.user.id}>", f"<@!{self.user.id}>"):
@@ -114,6 +148,7 @@ class PunchlineBot(commands.Bot):
 
     async def on_command_error(self, ctx: Context, error: commands.CommandError, /) -> None:  # type: ignore[override]
         """Say what went wrong."""
+        self.track()
         await report(ctx, error)
 
     async def on_error(self, event_method: str, /, *args: object, **kwargs: object) -> None:

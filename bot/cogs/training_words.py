@@ -106,7 +106,7 @@ def figures(job: Json) -> str:
 def too_few(reason: str, counts: Counts) -> str:
     """Why training cannot start, and how to get there."""
     return (
-        f"{reason}\nThis server has {counts.total} jokes, {counts.trainable} of which may be used for training."
+        f"{reason}\n{counts.trainable} of the {counts.total} jokes here may be used for training."
         " `/addjoke` adds one and asks for consent; `/jokes import` brings in the starter pack."
     )
 
@@ -117,7 +117,7 @@ def idle(last: StoredJob | None, counts: Counts, live: str) -> str:
     if last is not None and last.finished_at is not None:
         outcome = "its model was better and was kept" if last.model else _OUTCOMES.get(last.status or "", "it ended")
         lines.append(f"The last one ended <t:{int(last.finished_at.timestamp())}:R>: {outcome}.")
-    lines.append(f"{counts.trainable} of this server's {counts.total} jokes may be used. `/finetune start` begins.")
+    lines.append(f"{counts.trainable} of the {counts.total} jokes here may be trained on. `/finetune start` begins.")
     return "\n".join(lines)
 
 
