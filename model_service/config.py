@@ -51,11 +51,14 @@ class ModelSettings(Section):
 
     name: Annotated[str, Field(description="What people choose it by.", min_length=1)]
     source: Annotated[str, Field(description="Hub id, or a folder with config.json and safetensors.")]
-    task: Annotated[Literal["generate", "classify"], Field(description="What it does.")] = "generate"
-    weights: Annotated[Weights, Field(description="Number format; auto: float16 on a GPU, measured on a CPU.")] = "auto"
-    devices: Annotated[Literal["auto"] | list[str], Field(description='Where its layers go: "auto" or a list.')] = (
-        "auto"
-    )
+    task: Annotated[Literal["generate", "classify"], Field(description='"generate", or "classify".')] = "generate"
+    weights: Annotated[
+        Weights, Field(description="Number format: auto, float16, bfloat16 or float32 (int8: not yet).")
+    ] = "auto"
+    devices: Annotated[
+        Literal["auto"] | list[str],
+        Field(description='"auto" (the first GPU, or the CPU), or a list of one device: ["cuda:1"].'),
+    ] = "auto"
 
 
 class ServiceSettings(Section):
@@ -69,10 +72,14 @@ class ServiceSettings(Section):
     api_key: Annotated[SecretStr | None, Field(description="Bearer key, required over TCP.", validate_default=True)] = (
         None
     )
-    max_queue: Annotated[int, Field(description="Requests that may wait; more get 429.", ge=1)] = 256
+    max_queue: Annotated[
+        int, Field(description="Requests that may wait, per model; more are told to come back.", ge=1)
+    ] = 256
     max_num_seqs: Annotated[int, Field(description="Sequences that run at once, per model.", ge=1)] = 16
-    threads: Annotated[int | None, Field(description="CPU threads for torch; default: all cores.", ge=1)] = None
-    models: Annotated[tuple[ModelSettings, ...], Field(description="Models held; none: the embedded ones.")] = ()
+    threads: Annotated[int | None, Field(description="CPU threads for the answers; default: all cores.", ge=1)] = None
+    models: Annotated[
+        tuple[ModelSettings, ...], Field(description="Models to hold, all of them; none: the two embedded ones.")
+    ] = ()
 
     @field_validator("host")
     @classmethod
@@ -114,8 +121,10 @@ class TrainingSettings(Section):
         str | None, Field(description="Discord's written permission to train on messages: reference and date.")
     ] = None
     auto_promote: Annotated[bool, Field(description="Use a tuned model at once when it passes the gate.")] = True
-    threads: Annotated[int | None, Field(description="CPU threads of the child; default: half the cores.", ge=1)] = None
-    nice: Annotated[int, Field(description="Niceness of the child, 0 to 19.", ge=0, le=19)] = 10
+    threads: Annotated[
+        int | None, Field(description="CPU threads of a training run; default: half the cores.", ge=1)
+    ] = None
+    nice: Annotated[int, Field(description="Niceness of a training run, 0 to 19.", ge=0, le=19)] = 10
 
 
 class CommonSettings(BaseSettings):

@@ -53,6 +53,13 @@ def test_links_to_files_lead_somewhere(document: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_files_that_documents_name_are_there(document: Path) -> None:
+    named = re.findall(r"`((?:bot|model_service|tests|docs)/[\w/.-]+)`", document.read_text())
+    missing = [name for name in named if not (README.parent / name).exists()]
+    assert not missing
+
+
 def test_no_line_of_the_readme_promises_what_is_not_there() -> None:
     for command in re.findall(r"`(?:\.venv/bin/)?punchline ([a-z]+)", TEXT):
         assert f"`punchline {command}" in "\n".join(cli_table()), command
