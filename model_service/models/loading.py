@@ -122,7 +122,16 @@ def _read_tensors(folder: Path, device: torch.device, dtype: torch.dtype) -> dic
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:
-    """Read tokenizer.json, or GPT-2's older pair vocab.json and merges.txt."""
+    """Read tokenizer.json, or GPT-2's older pair vocab.json and merges.txt.
+
+    What people write is text: `<|endoftext|>` in it is thirteen characters, not the token that ends a joke.
+    """
+    tokenizer = _tokenizer(folder)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
     if (folder / "tokenizer.json").exists():
         return Tokenizer.from_file(str(folder / "tokenizer.json"))
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():

@@ -118,6 +118,7 @@ async def test_every_byte_of_a_text_survives_the_tokenizer(folder: Path) -> None
     engine = load(str(folder), "generate", model_id="x")
     assert isinstance(engine, Engine)
     text = "a\tb\n😀é\u200b<|x|>"
+    assert 256 not in engine.encode("typed <|endoftext|> by hand")
     assert "".join(engine.token_text(t) for t in engine.encode("abc")) == "abc"
     assert engine.tokenizer.decode(engine.encode(text)) == text
     await engine.close()
