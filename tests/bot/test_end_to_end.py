@@ -1,0 +1,84 @@
+"""The whole way for real: discord.py, playground, socket, a tiny model in the service's process, a training child."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.bot.test_commands import ask, words
+from tests.support.service_process import ServiceProcess, model_table, running_service
+from tests.support.stage import on_stage
+from tests.support.tiny_models import save_tiny_classifier, save_tiny_generator
+
+Json = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def real_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    folder = tmp_path_factory.mktemp("models")
+    generator = save_tiny_generator(folder / "jokes", n_positions=256)
+    classifier = save_tiny_classifier(folder / "moods")
+    tables = model_table("jokes-mini", generator) + model_table("sentiment-mini", classifier, "classify")
+    with running_service(tables) as service:
+        yield service
+
+
+async def test_a_real_model_answers_every_command(real_service: ServiceProcess, tmp_path: Path) -> None:
+    async with on_stage(real_service.socket_path, tmp_path, temperature=0.0) as stage:
+        first = await ask(stage.robin, "!complete --tokens 150 Once upon a time")
+        again = await ask(stage.robin, "!complete --tokens 150 Once upon a time")
+        assert first["content"].startswith("**Once upon a time**")
+        assert first["content"] == again["content"]  # temperature 0 is greedy
+        assert len(stage.robin.versions[first["id"]]) >= 3  # placeholder, growing, whole
+        assert words(await ask(stage.robin, "!joke about cats"))
+        assert "% sure" in words(await ask(stage.robin, "!sentiment I love this"))
+        assert "🎤 **`jokes-mini`**" in words(await ask(stage.robin, "!models"))
+        too_long = words(await ask(stage.robin, "!complete " + "word " * 60))
+        assert "256 tokens" in too_long
+        assert "300" in too_long or "299" in too_long
+        await stage.robin.command("complete", text="Once upon a time", tokens=150)
+        await stage.robin.wait_for(lambda m: m["content"] == first["content"] and "message_reference" not in m)
+
+
+async def test_many_at_once_and_a_stop_in_the_middle(real_service: ServiceProcess, tmp_path: Path) -> None:
+    async with on_stage(real_service.socket_path, tmp_path) as stage:
+        for number in range(12):
+            await stage.robin.say(f"!complete --tokens 60 number {number}")
+
+        def ended() -> list[Json]:
+            answers = [m for m in stage.robin.seen.values() if m["author"].get("bot") and not m["components"]]
+            return [m for m in answers if m["content"].startswith("**number")]
+
+        await stage.robin.wait_for(lambda _: len(ended()) == 12, timeout_s=20)
+
+
+@pytest.mark.timeout(240)
+async def test_a_server_trains_its_own_model_and_jokes_go_on_meanwhile(
+    real_service: ServiceProcess, tmp_path: Path
+) -> None:
+    async with on_stage(real_service.socket_path, tmp_path, edit_interval_s=0.3) as stage:
+        refused = words(await ask(stage.morgan, "!finetune start"))
+        assert "nothing to train on yet" in refused
+        for number in range(10):
+            await stage.store.jokes.add(stage.guild_id, 1, f"Joke number {number}: knock, knock.", "modal", 1)
+        refused = words(await ask(stage.morgan, "!finetune start"))
+        assert "50" in refused  # the service's own numbers
+        assert "10 of the 10 jokes here" in refused
+
+        await ask(stage.morgan, "!jokes import")
+        message = await ask(stage.morgan, "!finetune start")
+        await stage.morgan.wait_for(lambda m: m["id"] == message["id"] and "loss" in m["content"], timeout_s=60)
+        assert words(await ask(stage.robin, "!joke"))  # serving goes on
+        assert "already running" in words(await ask(stage.morgan, "!finetune start"))
+
+        end = ("The new model is better", "is not better", "failed")
+        done = await stage.morgan.wait_for(
+            lambda m: m["id"] == message["id"] and any(text in m["content"] for text in end), timeout_s=180
+        )
+        assert "The new model is better" in done["content"], done["content"]
+        live = await stage.store.settings.get(stage.guild_id, "joke_model")
+        assert live is not None
+        assert live.startswith(f"ft:jokes-mini:{stage.guild_id}:")
+        assert f"🎤 **`{live}`**" in words(await ask(stage.robin, "!models"))
+        assert words(await ask(stage.robin, "!joke"))
