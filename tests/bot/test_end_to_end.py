@@ -17,7 +17,7 @@ Json = dict[str, Any]
 @pytest.fixture(scope="module")
 def real_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     folder = tmp_path_factory.mktemp("models")
-    generator = save_tiny_generator(folder / "jokes", n_positions=256)
+    generator = save_tiny_generator(folder / "jokes", n_positions=256, n_layer=1, n_embd=16, n_head=2)
     classifier = save_tiny_classifier(folder / "moods")
     tables = model_table("jokes-mini", generator) + model_table("sentiment-mini", classifier, "classify")
     with running_service(tables) as service:
