@@ -23,10 +23,11 @@ from rich.text import Text
 from bot.config import Settings
 from bot.connection import address, connect, listening
 from bot.errors import BotError
+from bot.service_client import Timeouts
 
 DISCORD_API = "https://discord.com/api/v10"
 PORTAL = "https://discord.com/developers/applications"
-LOOK_LIMIT_S = 10.0
+LOOK_LIMIT_S = 5.0
 LEAST_FREE_BYTES = 2 * 10**9  # a fine-tune of GPT-2 small keeps weights and optimizer: 4 x 0.5 GB
 MESSAGE_CONTENT_FLAGS = 1 << 18 | 1 << 19  # granted to a verified application, switched on for a small one
 
@@ -112,11 +113,11 @@ async def service(settings: Settings) -> AsyncIterator[Finding]:
     if not await listening(settings):
         yield Finding("service", f"nothing answers at {where}", "start it: `make run`, or `punchline serve`")
         return
-    if settings.service.host is None and (mode := stat.S_IMODE(settings.socket_path.stat().st_mode)) & 0o077:
-        yield Finding("socket", f"{where} has mode {mode:04o}, open to others", f"close it: chmod 600 {where}")
-    async with connect(settings) as client:
+    if settings.service.host is None:
+        yield socket(settings.socket_path)
+    async with connect(settings, Timeouts(call_s=LOOK_LIMIT_S)) as client:
         try:
-            ready, cards = await client.ready(), await client.models()
+            cards, ready = await client.models(), await client.ready()
         except BotError as error:
             yield Finding("service", f"{where}: {error}", f"look into {settings.home}/logs/service.log")
             return
@@ -127,6 +128,14 @@ async def service(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("service", f"ready at {where}")
     for finding in models(settings, cards):
         yield finding
+
+
+def socket(path: Path) -> Finding:
+    """Who may talk to the service: only its owner."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        return Finding("socket", f"{path} has mode {mode:04o}, open to others", f"close it: chmod 600 {path}")
+    return Finding("socket", f"{path} is open to its owner alone")
 
 
 def models(settings: Settings, cards: list[dict[str, Any]]) -> list[Finding]:
@@ -155,7 +164,7 @@ async def discord(settings: Settings, api: str) -> AsyncIterator[Finding]:
     }
     try:
         async with (
-            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LOOK_LIMIT_S), trust_env=True) as session,
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=LOOK_LIMIT_S)) as session,
             session.get(f"{api}/applications/@me", headers=headers) as response,
         ):
             status, application = response.status, await response.json() if response.ok else {}
