@@ -21,6 +21,8 @@ from model_service.training.loop import Interrupted, TrainingFailed
 from tests.support.tiny_models import save_tiny_generator
 from tests.support.training_jobs import make_job, make_rows
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
