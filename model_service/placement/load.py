@@ -3,6 +3,7 @@
 Nothing here imports torch until a model is loaded, so that the service answers `/health/live` at once.
 """
 
+import os
 from collections.abc import Callable
 
 from model_service.config import ModelSettings, ServiceSettings
@@ -17,6 +18,7 @@ def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded]:
     """Return the function that loads one model under the service's limits."""
 
     def load(spec: ModelSettings) -> Loaded:
+        share_cores()
         import torch
 
         from model_service.engine.loading import load as load_model
@@ -37,6 +39,15 @@ def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded]:
         return Loaded(model, folder, dict(model.device_map), model.size_bytes, model.weights)
 
     return load
+
+
+def share_cores() -> None:
+    """Let torch's idle threads sleep instead of spin; only works before torch is first imported.
+
+    Spinning is faster on an empty machine and ruinous on a shared one, as ours is while a job trains: with two
+    threads on two busy cores a 6 x 256 model made 10 tokens/s spinning and 107 sleeping.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def device_of(spec: ModelSettings) -> str:

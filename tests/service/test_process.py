@@ -218,3 +218,9 @@ def test_half_a_model_is_never_found(tmp_path: Path) -> None:
     delete_tuned(models, TUNED)  # twice is harmless
     assert tuned_models(models) == ()
     assert not folder.exists()
+
+
+def test_the_service_answers_before_torch_is_imported() -> None:
+    """So that it is live within a second, and the thread policy is set before torch reads it."""
+    check = "import sys, model_service.server; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], env=environment(), timeout=60).returncode == 0
