@@ -27,7 +27,7 @@ install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Punchline needs Python 3.11 or newer; set PYTHON=python3.x")'
-	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV) (a minute or two, once) ..."
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service]'
 	@touch $@

@@ -1,5 +1,6 @@
 """The command line: quick, without torch, clear about mistakes."""
 
+import asyncio
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typer.main import get_command
 from bot.ask import Question, printable, request
 from bot.cli import app
 from bot.config import BotSettings, Settings
+from bot.playground import Playground
 from tests.operations.builders import (
     clean_environment,
     punchline,
@@ -82,6 +84,15 @@ def test_the_bot_without_a_token_says_where_it_goes(tmp_path: Path) -> None:
     ended = punchline("bot", cwd=tmp_path)
     sentence = "There is no token. Set DISCORD_TOKEN, or use `punchline run` to try the bot in the playground.\n"
     assert (ended.returncode, ended.stderr) == (2, sentence)
+
+
+async def test_a_token_that_is_refused_ends_the_bot_with_a_sentence(tmp_path: Path) -> None:
+    async with Playground(port=0) as playground:
+        env = clean_environment(DISCORD_TOKEN="not-the-token")
+        ended = await asyncio.to_thread(punchline, "bot", "--playground", playground.base_url, cwd=tmp_path, env=env)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("Discord refused the token. Copy it again: https://")
+    assert "not-the-token" not in ended.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "serve", "train"])
