@@ -99,7 +99,7 @@ async def _announce(settings: Settings, playground: Playground | None, out: Cons
         ready = asyncio.create_task(_until_all_ready(settings, playground), name="all-ready")
         try:
             if not (await asyncio.wait([ready], timeout=SLOW_START_S))[0]:
-                err.print(f"Still loading. What goes on: {settings.home}/logs/", markup=False)
+                err.print(f"Not every model answers yet ({settings.home}/logs/ says why), but {where}.", markup=False)
             await ready
         finally:
             ready.cancel()
