@@ -10,10 +10,10 @@ from dataclasses import dataclass
 OWN_PREFIXES = ("jokes-mini", "ft:")
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
-    ("ghosts", "Why are ghosts such bad liars? You can see right through them."),
-    ("math", "Why was the math book sad? It had too many problems."),
-    ("coffee", "Why did the coffee call the police? It got mugged."),
-    ("skeletons", "Why did the skeleton stay at home? It had no body to go out with."),
+    ("onions", "Why do onions make terrible comedians? The whole room is in tears before the punchline."),
+    ("goldfish", "Why did the goldfish refuse to play chess? It kept forgetting it was winning."),
+    ("laundry", "Laundry is the only subscription I never signed up for and cannot cancel."),
+    ("moderators", "What is a moderator's favourite season? Slow mode."),
 )
 
 
