@@ -176,7 +176,7 @@ def create_bot(
         CompleteCog(settings.bot, client, answers),
         SentimentCog(settings.bot, client),
         LibraryCog(store),
-        TrainingCog(store, client, models, watch),
+        TrainingCog(store, client, models, watch, playground=playground),
         SettingsCog(settings.bot, client, models, message_content=message_content, playground=playground),
         PrivacyCog(store),
     ]

@@ -23,7 +23,7 @@ class SentimentCog(commands.Cog, name="Mood"):
     def __init__(self, settings: BotSettings, client: ServiceClient) -> None:
         self._settings, self._client = settings, client
 
-    @hybrid_command("Read the mood of a text.", usage="<text>, or reply to a message with it")
+    @hybrid_command("Read the mood of a text, or of the message you reply to.", usage="<text>")
     @app_commands.describe(text="The text to read.")
     async def sentiment(self, ctx: Context, *, text: str = "") -> None:
         """Read a mood: `sentiment I love this`, or reply to a message with `sentiment`."""

@@ -74,7 +74,8 @@ class SettingsCog(commands.Cog, name="About"):
         prefix = self._settings.prefix
         embed = about(live, uptime_s, prefix, is_ready=is_ready, message_content=self._message_content)
         if self._playground:
-            embed.add_field(name="Where we are", value="In the playground, a stand-in for Discord on this machine.")
+            where = "In the playground, a stand-in for Discord on this machine."
+            embed.add_field(name="Where we are", value=where, inline=False)
         await say(ctx, embed=embed)
 
     @hybrid_command("Am I there, and is the model?")

@@ -34,7 +34,8 @@ def command_help(command: commands.Command[Any, ..., Any], prefix: str) -> disco
     title = f"{prefix}{command.qualified_name} {command.usage or command.signature}".strip()
     embed = discord.Embed(title=inline(title), description=command.help or command.description, colour=COLOUR)
     if isinstance(command, commands.Group):
-        lines = [f"`{each.qualified_name}` {each.description}" for each in command.commands]
+        parts = sorted(command.commands, key=lambda each: each.name)
+        lines = [f"`{prefix}{each.qualified_name}` {each.description}" for each in parts]
         embed.add_field(name="With it go", value="\n".join(lines), inline=False)
     if command.aliases:
         embed.set_footer(text=f"Also: {', '.join(command.aliases)}")

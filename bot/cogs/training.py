@@ -11,7 +11,7 @@ from discord.ext import commands
 from bot.cogs import training_words as words
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_group, subcommand
-from bot.cogs.training_watch import Watch
+from bot.cogs.training_watch import ENDED, Watch
 from bot.errors import BadInput, ModelMissing, RequestFailed, TooFewJokes
 from bot.prompts import training_rows
 from bot.service_client import Json, ServiceClient
@@ -26,8 +26,11 @@ RETRY_S = 60.0
 class TrainingCog(commands.Cog, name="Training"):
     """Starts, shows and cancels fine-tunes."""
 
-    def __init__(self, store: Store, client: ServiceClient, models: GuildModel, watch: Watch) -> None:
+    def __init__(
+        self, store: Store, client: ServiceClient, models: GuildModel, watch: Watch, *, playground: bool
+    ) -> None:
         self._store, self._client, self._models, self._watch = store, client, models, watch
+        self._playground = playground
         self._following: dict[str, asyncio.Task[None]] = {}
         self._starting: set[int] = set()
 
@@ -68,7 +71,7 @@ class TrainingCog(commands.Cog, name="Training"):
         guild_id = ctx.guild.id
         running = await self._store.jobs.active(guild_id)
         if running is not None or guild_id in self._starting:
-            where = f" Its progress: {_link(running)}" if running else ""
+            where = f" Its progress: {self._link(running)}" if running else ""
             raise BadInput(f"A training is already running here.{where} `/finetune cancel` stops it.")
         self._starting.add(guild_id)
         try:
@@ -91,7 +94,10 @@ class TrainingCog(commands.Cog, name="Training"):
         running = await self._store.jobs.active(ctx.guild.id)
         if running is not None:
             state = await self._client.job(running.job_id)
-            await say(ctx, f"{words.progress(state)}\nIts message: {_link(running)}")
+            if state.get("status") in ENDED:
+                await say(ctx, f"The training has ended just now. How it went: {self._link(running)}")
+            else:
+                await say(ctx, f"{words.progress(state)}\nIts message: {self._link(running)}")
             return
         history = await self._store.jobs.history(ctx.guild.id, 1)
         counts = await self._store.jokes.count(ctx.guild.id)
@@ -152,8 +158,8 @@ class TrainingCog(commands.Cog, name="Training"):
             else:
                 return
 
-
-def _link(job: Job) -> str:
-    if job.message_id is None:
-        return f"in <#{job.channel_id}>"
-    return f"https://discord.com/channels/{job.guild_id}/{job.channel_id}/{job.message_id}"
+    def _link(self, job: Job) -> str:
+        """Say where a job's message is; the playground has no addresses for messages."""
+        if job.message_id is None or self._playground:
+            return f"in <#{job.channel_id}>"
+        return f"https://discord.com/channels/{job.guild_id}/{job.channel_id}/{job.message_id}"

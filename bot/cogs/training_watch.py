@@ -15,6 +15,7 @@ from bot.cogs.guild_model import GuildModel
 from bot.errors import BotError, RequestFailed
 from bot.service_client import Json, ServiceClient
 from bot.store import Job, Store
+from bot.ui.replies import DISCORD_TROUBLE
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class _Board:
         try:
             await self._write(content[:2000])
             self._shown = content
-        except discord.HTTPException as error:
+        except DISCORD_TROUBLE as error:
             log.warning("the progress of %s could not be shown: %s", self._job.job_id, error)
 
     async def _write(self, content: str) -> None:

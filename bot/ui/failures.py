@@ -18,7 +18,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.errors import BotError, NotAllowed, seconds
-from bot.ui.replies import Context, say, say_to
+from bot.ui.replies import DISCORD_TROUBLE, Context, say, say_to
 from bot.ui.text import inline
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ async def _delivered(saying: Awaitable[object]) -> None:
     """Await the sentence's way to the person; where even that fails there is nobody left to tell but the log."""
     try:
         await saying
-    except discord.HTTPException as error:
+    except DISCORD_TROUBLE as error:
         log.warning("could not say what went wrong: %s", error)
 
 
@@ -134,6 +134,8 @@ def _of_discord(error: Exception) -> str:
             return "Discord does not let me do that here: I need permission to see this channel and to write in it."
         case discord.NotFound():
             return "That is gone from Discord by now."
+        case discord.RateLimited(retry_after=wait):
+            return f"Discord asks me to slow down. Try again in {seconds(wait)}."
         case discord.HTTPException(status=status) if status >= 500:
             return "Discord itself has trouble right now. Try again in a minute."
         case _:

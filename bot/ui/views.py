@@ -100,13 +100,13 @@ class JokeModal(discord.ui.Modal, title="Add a joke"):
             placeholder="Choose one",
             required=True,
             options=[
-                discord.SelectOption(label="Yes, you may train on it", value="yes", emoji="✅"),
+                discord.SelectOption(label="Yes, I agree", value="yes", emoji="✅"),
                 discord.SelectOption(label="No, only tell it", value="no", emoji="🚫"),
             ],
         )
         self.add_item(discord.ui.Label(text="Your joke", component=self._text))
         self.add_item(discord.ui.TextDisplay(consent_text))
-        self.add_item(discord.ui.Label(text="May I learn from this joke?", component=self._choice))
+        self.add_item(discord.ui.Label(text="Do you agree to this?", component=self._choice))
 
     async def on_submit(self, interaction: Interaction, /) -> None:
         """Hand over what was entered."""

@@ -193,6 +193,16 @@ async def test_a_button_from_before_a_restart_answers_too(service: FakeService, 
             await stage.morgan.wait_for(lambda m: "before my last restart" in m["content"])
 
 
+async def test_a_discord_that_slows_the_bot_down_still_gets_the_whole_text(service: FakeService, stage: Stage) -> None:
+    rest = asyncio.Event()
+    service.answer = ["Why", Until(rest), " not?"]
+    await stage.robin.say("!joke")
+    await stage.robin.wait_for(growing)
+    stage.playground.limit_next(1, retry_after_s=0.05)
+    rest.set()
+    await stage.robin.wait_for(lambda m: m["content"] == "Why not?" and done(m))
+
+
 async def test_ten_people_at_once_all_get_their_answer(service: FakeService, stage: Stage) -> None:
     async with asyncio.TaskGroup() as people:
         for _ in range(5):

@@ -9,6 +9,7 @@ from discord.ext import commands
 import bot.errors
 from bot.errors import BotError, QueueFull, TooSlow
 from bot.ui.failures import nearest_name, sentence_for, unwrapped
+from bot.ui.replies import as_text
 
 
 class Response:
@@ -46,6 +47,7 @@ def parameter(name: str) -> commands.Parameter:
         (commands.MaxConcurrencyReached(1, commands.BucketType.user), "already running"),
         (app_commands.CommandNotFound("x", []), "Reload Discord"),
         (commands.CheckFailure("x"), "You may not do that here."),
+        (discord.RateLimited(61.0), "Try again in 61 seconds."),
         (discord.Forbidden(Response(), "no"), "I need permission"),  # type: ignore[arg-type]
     ],
 )
@@ -78,6 +80,11 @@ def test_the_nearest_command_is_suggested_and_nonsense_is_not() -> None:
     assert nearest_name("jok", known) == "joke"
     assert nearest_name("Sentimant", known) == "sentiment"
     assert nearest_name("weather", known) is None
+
+
+def test_where_embeds_are_not_allowed_their_text_is_said() -> None:
+    embed = discord.Embed(title="Models", description="one").add_field(name="a", value="b").set_footer(text="end")
+    assert as_text(embed) == "**Models**\none\n**a**\nb\nend"
 
 
 def test_the_tree_of_errors_is_drawn_in_full() -> None:

@@ -57,7 +57,7 @@ async def test_progress_is_one_message_edited_with_bar_step_loss_and_time(servic
         assert part in shown
     status = words(await ask(stage.morgan, "!finetune status"))
     assert "step 90 of 200" in status
-    assert message["id"] in status
+    assert f"<#{message['channel_id']}>" in status
 
 
 async def test_better_weights_are_used_at_once_and_the_figures_are_shown(service: FakeService, stage: Stage) -> None:
