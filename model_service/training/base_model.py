@@ -40,6 +40,7 @@ class Base:
 def load_base(folder: Path, device: torch.device) -> Base:
     """Read a model's folder into float32, whatever it is stored in: these are the master weights."""
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # it warns of padding, which packed rows mask
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True

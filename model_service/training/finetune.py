@@ -81,7 +81,7 @@ class Finetune:
     def run(self) -> None:
         """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted."""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        base = load_base(Path(self._job["base_folder"]), device)
+        base = self._load_base(device)
         train = read_part(self._folder.path / "train.jsonl", base)
         held_out = read_part(self._folder.path / "held_out.jsonl", base)
         self._count(train, held_out)
@@ -101,6 +101,13 @@ class Finetune:
             f"Training ended at step {loop.step}; the best was step {loop.best.step}. Judging it now."
         )
         self._finish(loop, base, material, train.rows, held_out.rows)
+
+    def _load_base(self, device: torch.device) -> Base:
+        folder = Path(self._job["base_folder"])
+        if not (folder / "config.json").exists():
+            model = self._job["request"]["model"]
+            raise TrainingFailed(f"The model it should start from, {model}, is no longer there.", "base_missing")
+        return load_base(folder, device)
 
     def _count(self, train: Part, held_out: Part) -> None:
         too_long = train.num_too_long + held_out.num_too_long

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 MAX_RESTARTS = 2  # without a newer checkpoint in between
 CHECKPOINT_EVERY_S = 30.0
 SETTLE_LIMIT_S = 10.0  # from the end of a child to the status that says so
-CLOSE_LIMIT_S = 4.0  # containers are killed 10 s after SIGTERM; a checkpoint of half a minute ago is good enough then
+CLOSE_LIMIT_S = 15.0  # whoever stops the service waits 25 s; an older checkpoint is there if this is not enough
 _ID = re.compile(r"ftjob-[0-9a-f]{16}")
 
 
@@ -276,8 +276,8 @@ class Jobs:
 
     async def _change(self, folder: JobFolder, message: str, level: str = "info", **changes: Any) -> None:
         """Write a new status and say so, in the events and in the log."""
+        folder.add_event(message, level=level)  # first: who sees the status finds the event
         await asyncio.to_thread(folder.change_status, **changes)
-        folder.add_event(message, level=level)
         log.info("job %s: %s", folder.id, changes["status"])
 
 

@@ -16,7 +16,7 @@ from model_service.errors import NotFound, RequestRefused, TooLarge
 from model_service.training import durable
 from model_service.training.examples import BrokenFile, Row, check, read_rows
 
-MAX_FILE_BYTES = 256 * 2**20
+MAX_FILE_BYTES = 64 * 2**20  # some 200,000 jokes
 MAX_NAME_LEN = 200
 _ID = re.compile(r"file-[0-9a-f]{24}")
 

@@ -27,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one job; returns the exit code."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the service's to handle
     os.nice(options.nice)
     folder = JobFolder(options.folder)
     with folder.lock.open("w") as lock:
@@ -74,10 +75,19 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
         log.info("interrupted; a checkpoint is written")
         return INTERRUPTED
     except TrainingFailed as error:
-        log.info("failed: %s", error)
-        folder.write_failure(str(error), error.code)
-        return REFUSED
+        return _refuse(folder, str(error), error.code)
+    except Exception as error:
+        if "os error 28" in str(error) or "No space left" in str(error):  # each library wraps ENOSPC in its own way
+            return _refuse(folder, "The disk is full. Free some space and start the job again.", "disk_full")
+        raise
     return DONE
+
+
+def _refuse(folder: JobFolder, message: str, code: str) -> int:
+    """Leave the reason where the service finds it."""
+    log.info("failed: %s", message)
+    folder.write_failure(message, code)
+    return REFUSED
 
 
 def _checker(parent: int) -> Callable[[], None]:
@@ -91,7 +101,6 @@ def _checker(parent: int) -> Callable[[], None]:
         stop_asked = True
 
     signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the service's to handle
 
     def check() -> None:
         if stop_asked or os.getppid() != parent:

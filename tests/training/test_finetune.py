@@ -1,5 +1,6 @@
 """Real fine-tunes of a tiny GPT-2, in this process: they learn, resume exactly, stop clearly, write whole models."""
 
+import errno
 import os
 import signal
 import threading
@@ -13,11 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from model_service.training import registry, worker
+from model_service.training import base_model, durable, registry, worker
 from model_service.training.examples import Row, fingerprint
 from model_service.training.finetune import Finetune
 from model_service.training.folder import JobFolder
 from model_service.training.loop import Interrupted, TrainingFailed
+from model_service.training.recipe import Recipe
 from tests.support.tiny_models import save_tiny_generator
 from tests.support.training_jobs import make_job, make_rows
 
@@ -161,16 +163,43 @@ def test_a_base_with_broken_weights_is_refused_before_training(base: Path, tmp_p
         finetune(tmp_path, folder)
 
 
-def test_weights_that_overflow_when_rounded_are_never_written(base: Path, tmp_path: Path) -> None:
-    half = tmp_path / "half"
-    half.mkdir()
-    for path in base.iterdir():
-        (half / path.name).write_bytes(path.read_bytes())
-    weights = {name: w.half() for name, w in load_file(base / "model.safetensors").items()}
-    save_file(weights, half / "model.safetensors", metadata={"format": "pt"})
-    folder = make_job(tmp_path, half, n_epochs=1, recipe={"learning_rate": 1e6})
-    with pytest.raises(TrainingFailed, match="finite"):
+def test_a_base_that_was_deleted_meanwhile_is_named(base: Path, tmp_path: Path) -> None:
+    folder = make_job(tmp_path, base)
+    job = folder.job | {"base_folder": str(tmp_path / "gone")}
+    durable.write_json(folder.path / "job.json", job)
+    with pytest.raises(TrainingFailed, match="tiny, is no longer there"):
         finetune(tmp_path, folder)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_full_disk_is_said_and_nothing_is_left_half_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_job(tmp_path, base)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(registry.durable, "publish", full)
+    assert worker.main([str(folder.path), "--models", str(tmp_path / "models")]) == worker.REFUSED
+    assert folder.failure is not None
+    assert "The disk is full" in folder.failure["message"]
+    assert registry.finished(tmp_path / "models") == []
+
+
+def test_weights_that_overflow_when_rounded_are_never_written(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def overflowing(model: Any, recipe: Recipe, dtype: torch.dtype) -> Any:
+        model.transformer.ln_f.weight.data[0] = 70_000.0  # FP16 ends at 65,504
+        return base_model.merged(model, recipe, torch.float16)
+
+    monkeypatch.setattr("model_service.training.finetune.merged", overflowing)
+    folder = make_job(tmp_path, base, n_epochs=1)
+    with pytest.raises(TrainingFailed, match="weights are not finite") as raised:
+        finetune(tmp_path, folder)
+    assert raised.value.code == "non_finite_weights"
+    assert folder.result is None
     assert registry.finished(tmp_path / "models") == []
 
 
