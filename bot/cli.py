@@ -92,6 +92,7 @@ def train(context: typer.Context) -> None:
 
 
 def _run_bot(settings: Settings, playground: str | None) -> None:
+    import aiohttp
     import discord
 
     from bot.app import run_bot
@@ -104,6 +105,9 @@ def _run_bot(settings: Settings, playground: str | None) -> None:
             "Discord refused the token. Copy it again: https://discord.com/developers/applications, "
             "your application, Bot, Reset Token."
         )
+    except (aiohttp.ClientConnectionError, discord.DiscordServerError, TimeoutError) as error:
+        sys.stderr.write(f"Discord cannot be reached: {error}. Check the network.\n")
+        raise SystemExit(1) from None
 
 
 def _hand_over(*args: str) -> NoReturn:

@@ -94,7 +94,11 @@ def _on_signals(stop: asyncio.Event, kill: asyncio.Event) -> None:
 
 async def _announce(settings: Settings, playground: Playground | None, out: Console, err: Console) -> None:
     """Wait until every start-up model answers and the bot listens, then say in one line where to go."""
-    where = f"the playground is at {playground.base_url}" if playground else "the bot talks to Discord"
+    where = (
+        f"the playground is at {playground.base_url}"
+        if playground
+        else "the models answer, and the bot goes to Discord"
+    )
     with err.status("Starting the models ...") if err.is_terminal else nullcontext():
         ready = asyncio.create_task(_until_all_ready(settings, playground), name="all-ready")
         try:

@@ -95,6 +95,14 @@ async def test_a_token_that_is_refused_ends_the_bot_with_a_sentence(tmp_path: Pa
     assert "not-the-token" not in ended.stderr
 
 
+def test_a_discord_that_cannot_be_reached_is_a_sentence_and_no_traceback(tmp_path: Path) -> None:
+    env = clean_environment(DISCORD_TOKEN="t")
+    ended = punchline("bot", "--playground", "http://127.0.0.1:9", cwd=tmp_path, env=env)
+    assert ended.returncode == 1, "so that it is started again"
+    assert ended.stderr.splitlines()[-1].startswith("Discord cannot be reached: ")
+    assert "Traceback" not in ended.stderr
+
+
 @pytest.mark.parametrize("command", ["run", "serve", "train"])
 def test_where_torch_is_missing_the_service_commands_say_how_to_get_it(tmp_path: Path, command: str) -> None:
     ended = punchline(command, cwd=tmp_path, env=clean_environment(**without_torch(tmp_path)))
