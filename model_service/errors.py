@@ -6,6 +6,7 @@ ServiceError                 carries message, type, code, param and the HTTP sta
 ├── Unauthorized     401     over TCP the bearer key is missing or wrong
 ├── NotFound         404     no such file, job or page
 ├── ModelNotFound    404     no such model; the message lists those there are
+├── TooSlow          408     the body stopped coming
 ├── Conflict         409     the thing exists but is in a state that forbids this
 ├── TooLarge         413     the body or file is over its limit
 ├── QueueFull        429     too many requests wait; `retry_after_s` says when to come back
@@ -103,6 +104,14 @@ class Conflict(ServiceError):
     status = 409
     type = "invalid_request_error"
     default_code = "conflict"
+
+
+class TooSlow(ServiceError):
+    """The rest of the body did not come in time."""
+
+    status = 408
+    type = "invalid_request_error"
+    default_code = "timeout"
 
 
 class TooLarge(ServiceError):

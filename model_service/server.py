@@ -6,6 +6,7 @@ SIGTERM ─> no new connections ─> streams get `grace_s` to end ─> engines c
 
 import asyncio
 import logging
+import math
 import shutil
 import signal
 import socket
@@ -35,7 +36,7 @@ EMBEDDED_MODELS = (
     ModelSettings(name="sentiment-mini", source=str(EMBEDDED / "sentiment-mini"), task="classify"),
 )
 GRACE_S = 4.0  # containers are killed 10 s after SIGTERM
-FORCE_S = 3.0  # after the streams were ended, for their last lines to go out
+LAST_LINES_S = 1.0  # after the streams were ended, for what they still say to go out
 
 
 async def serve(settings: CommonSettings, *, grace_s: float = GRACE_S) -> None:
@@ -112,7 +113,7 @@ Step = Callable[[], Awaitable[None]]
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but signals are ours, and what outlives the grace is ended.
+    """uvicorn, but signals are ours, and what outlives the grace is ended: first streams, then connections.
 
     on_stop: begun with the shutdown. after_grace: ends the streams that are still open then.
     """
@@ -126,7 +127,7 @@ class _Server(uvicorn.Server):
                 log_config=None,
                 log_level=logging.WARNING,
                 access_log=False,
-                timeout_graceful_shutdown=round(grace_s + FORCE_S + 0.5),
+                timeout_graceful_shutdown=math.ceil(grace_s + LAST_LINES_S) + 1,  # never reached
             )
         )
         self._grace_s, self._on_stop, self._after_grace = grace_s, on_stop, after_grace
@@ -154,7 +155,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close idle connections, let streams end within the grace, then end them."""
+        """Close idle connections, let streams end within the grace, then end them and whatever is left."""
         ending = asyncio.create_task(self._end_after_grace(), name="end-streams")
         try:
             await asyncio.gather(super().shutdown(sockets), self._on_stop())
@@ -165,3 +166,6 @@ class _Server(uvicorn.Server):
     async def _end_after_grace(self) -> None:
         await asyncio.sleep(self._grace_s)
         await self._after_grace()
+        await asyncio.sleep(LAST_LINES_S)
+        for connection in list(self.server_state.connections):  # half a request, or nobody reads the answer
+            connection.transport.abort()

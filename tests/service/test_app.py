@@ -173,3 +173,17 @@ async def test_a_waiting_stream_says_where_it_stands_once(
         answer = await post(client, stream=True)
     assert [line for line in answer.text.splitlines() if line.startswith(":")] == expected
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+async def test_a_body_that_stops_coming_is_refused_with_408(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model_service.api.gate.BODY_SILENCE_S", 0.01)
+
+    async def stalling() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    async with app_over([]) as (client, _):
+        answer = await client.post(
+            "/v1/completions", content=stalling(), headers={"Content-Type": "application/json"}, timeout=5
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")

@@ -184,4 +184,5 @@ async def test_bytes_that_are_not_http_do_not_disturb_the_others(
             answer = await reader.read(200)
         assert answer.startswith(b"HTTP/1.1 4")
         writer.close()
+        await writer.wait_closed()
     assert (await complete(client, max_tokens=1))["choices"]

@@ -126,5 +126,6 @@ async def test_a_slow_reader_gets_much_text_in_one_chunk(service: ServiceProcess
     async with asyncio.timeout(20):
         rest = await reader.read(-1)
     writer.close()
+    await writer.wait_closed()
     assert rest.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert rest.count(b"data: {") < 800
