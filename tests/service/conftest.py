@@ -26,8 +26,8 @@ def mood_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def long_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that can talk for a while: 8,192 tokens."""
-    return save_tiny_generator(tmp_path_factory.mktemp("long"), n_positions=8192)
+    """A model that can talk for a while: 32,768 tokens."""
+    return save_tiny_generator(tmp_path_factory.mktemp("long"), n_positions=32768)
 
 
 @pytest.fixture(scope="session")

@@ -107,8 +107,8 @@ async def stop_with_streams_open(client: aiohttp.ClientSession, service: Service
     """A stream that ends soon is finished, one that does not is told why; half a request holds up nothing."""
     body = {"model": "long", "prompt": "a", "stream": True, **NEVER_END}
     async with (
-        client.post("/v1/completions", json={**body, "max_tokens": 300}) as short,
-        client.post("/v1/completions", json={**body, "max_tokens": 8000}) as endless,
+        client.post("/v1/completions", json={**body, "max_tokens": 60}) as short,
+        client.post("/v1/completions", json={**body, "max_tokens": 30_000}) as endless,
     ):
         short_lines, endless_lines = events(short), events(endless)
         await anext(short_lines)

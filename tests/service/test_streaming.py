@@ -12,7 +12,7 @@ from tests.support.service_process import ServiceProcess
 
 RUNNING = 'punchline_running_sequences{model="long"}'
 WAITING = 'punchline_queue_length{model="long"}'
-LONG: dict[str, Any] = {"model": "long", "prompt": "a", "max_tokens": 8000, **NEVER_END}
+LONG: dict[str, Any] = {"model": "long", "prompt": "a", "max_tokens": 30_000, **NEVER_END}
 
 
 async def test_a_stream_joins_to_the_text_in_one_piece(client: aiohttp.ClientSession) -> None:
