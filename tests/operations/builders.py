@@ -63,7 +63,7 @@ def without_torch(folder: Path) -> dict[str, str]:
 
 
 def python(
-    *argv: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 60
+    *argv: str, cwd: Path, env: dict[str, str] | None = None, timeout_s: float = 80
 ) -> subprocess.CompletedProcess[str]:
     """Run `python …` to its end in a folder."""
     return subprocess.run(
