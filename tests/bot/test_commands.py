@@ -13,7 +13,7 @@ from tests.support.stage import Stage, on_stage
 Json = dict[str, Any]
 
 
-async def ask(person: Person, text: str, **rest: Any) -> Json:
+async def ask(person: Person, text: str, *, timeout_s: float = 20.0, **rest: Any) -> Json:
     """Say something and wait for the bot's reply to it."""
     asked = await person.say(text, **rest)
 
@@ -21,7 +21,7 @@ async def ask(person: Person, text: str, **rest: Any) -> Json:
         reference = message.get("message_reference") or {}
         return reference.get("message_id") == asked and not message["components"]
 
-    return await person.wait_for(replied)
+    return await person.wait_for(replied, timeout_s)
 
 
 def words(message: Json) -> str:

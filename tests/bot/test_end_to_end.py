@@ -50,7 +50,7 @@ async def test_many_at_once_and_a_stop_in_the_middle(real_service: ServiceProces
             answers = [m for m in stage.robin.seen.values() if m["author"].get("bot") and not m["components"]]
             return [m for m in answers if m["content"].startswith("**number")]
 
-        await stage.robin.wait_for(lambda _: len(ended()) == 12, timeout_s=20)
+        await stage.robin.wait_for(lambda _: len(ended()) == 12, timeout_s=60)
 
 
 @pytest.mark.timeout(240)
@@ -58,19 +58,19 @@ async def test_a_server_trains_its_own_model_and_jokes_go_on_meanwhile(
     real_service: ServiceProcess, tmp_path: Path
 ) -> None:
     async with on_stage(real_service.socket_path, tmp_path, edit_interval_s=0.3) as stage:
-        refused = words(await ask(stage.morgan, "!finetune start"))
+        refused = words(await ask(stage.morgan, "!finetune start", timeout_s=60))
         assert "nothing to train on yet" in refused
         for number in range(10):
             await stage.store.jokes.add(stage.guild_id, 1, f"Joke number {number}: knock, knock.", "modal", 1)
-        refused = words(await ask(stage.morgan, "!finetune start"))
+        refused = words(await ask(stage.morgan, "!finetune start", timeout_s=60))
         assert "50" in refused  # the service's own numbers
         assert "10 of the 10 jokes here" in refused
 
-        await ask(stage.morgan, "!jokes import")
-        message = await ask(stage.morgan, "!finetune start")
-        await stage.morgan.wait_for(lambda m: m["id"] == message["id"] and "loss" in m["content"], timeout_s=60)
-        assert words(await ask(stage.robin, "!joke"))  # serving goes on
-        assert "already running" in words(await ask(stage.morgan, "!finetune start"))
+        await ask(stage.morgan, "!jokes import", timeout_s=60)
+        message = await ask(stage.morgan, "!finetune start", timeout_s=60)
+        await stage.morgan.wait_for(lambda m: m["id"] == message["id"] and "loss" in m["content"], timeout_s=90)
+        assert words(await ask(stage.robin, "!joke", timeout_s=60))  # serving goes on
+        assert "already running" in words(await ask(stage.morgan, "!finetune start", timeout_s=60))
 
         end = ("The new model is better", "is not better", "failed")
         done = await stage.morgan.wait_for(
@@ -80,5 +80,5 @@ async def test_a_server_trains_its_own_model_and_jokes_go_on_meanwhile(
         live = await stage.store.settings.get(stage.guild_id, "joke_model")
         assert live is not None
         assert live.startswith(f"ft:jokes-mini:{stage.guild_id}:")
-        assert f"🎤 **`{live}`**" in words(await ask(stage.robin, "!models"))
-        assert words(await ask(stage.robin, "!joke"))
+        assert f"🎤 **`{live}`**" in words(await ask(stage.robin, "!models", timeout_s=60))
+        assert words(await ask(stage.robin, "!joke", timeout_s=60))
