@@ -45,7 +45,7 @@ class Scripts:
         return Child(process)
 
 
-async def until(condition: Callable[[], Any], limit_s: float = 10.0) -> None:
+async def until(condition: Callable[[], Any], limit_s: float = 30.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():  # noqa: ASYNC110 (a file of another process has no event)
             await asyncio.sleep(0.01)
@@ -81,10 +81,12 @@ async def test_a_finished_job_brings_its_model_into_the_pool(tmp_path: Path) -> 
 
 
 async def test_jobs_run_one_at_a_time_oldest_first(tmp_path: Path) -> None:
-    async with running(tmp_path, "sleep 0.1;" + SUCCEED) as (jobs, _, spawn):
+    wait = "while [ ! -e ../../go ]; do sleep 0.01; done;"
+    async with running(tmp_path, wait + SUCCEED) as (jobs, _, spawn):
         folders = [await jobs.create(ORDER, make_rows()) for _ in range(3)]
-        await until(lambda: status(folders[0]) == "running")
-        assert [status(folder) for folder in folders[1:]] == ["queued", "queued"]
+        await until(lambda: spawn.pids)
+        assert [status(folder) for folder in folders] == ["running", "queued", "queued"]
+        (tmp_path / "go").touch()
         await until(lambda: status(folders[2]) == "succeeded")
         assert spawn.jobs == [folder.id for folder in folders]
         assert [folder.id for folder in jobs.list()] == spawn.jobs[::-1]
@@ -123,7 +125,7 @@ async def test_a_child_that_gives_up_is_not_started_again(tmp_path: Path) -> Non
 async def test_cancel_ends_the_child_and_the_next_job_runs(tmp_path: Path) -> None:
     async with running(tmp_path, "mkdir checkpoints; exec " + FOREVER, SUCCEED) as (jobs, _, spawn):
         folder, after = [await jobs.create(ORDER, make_rows()) for _ in range(2)]
-        await until(lambda: folder.checkpoints.exists())
+        await until(lambda: folder.checkpoints.exists() and spawn.pids)
         assert status(await jobs.cancel(folder.id)) == "cancelled"
         with pytest.raises(ProcessLookupError):
             os.kill(spawn.pids[0], 0)
@@ -171,7 +173,7 @@ async def test_a_paused_job_lets_others_run_and_goes_on_later(tmp_path: Path) ->
 async def test_closing_stops_the_child_and_the_next_service_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path, "mkdir -p checkpoints/step-000007; exec " + FOREVER) as (jobs, _, spawn):
         folder = await jobs.create(ORDER, make_rows())
-        await until(lambda: folder.latest_step() == 7)
+        await until(lambda: folder.latest_step() == 7 and spawn.pids)
     with pytest.raises(ProcessLookupError):
         os.kill(spawn.pids[0], 0)
     assert status(folder) == "running"
