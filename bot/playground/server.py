@@ -132,6 +132,11 @@ class Playground:
         """Break the bot's gateway connection, as a bad network would; it may resume."""
         await self._gateway.drop(self._world.bot)
 
+    async def drop_people(self) -> None:
+        """Break everybody else's connections; they may resume too."""
+        for person in (self._world.member, self._world.moderator):
+            await self._gateway.drop(person)
+
     # running
 
     async def start(self) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import io
+import struct
+import zlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -14,9 +16,16 @@ from bot.playground import Playground
 from bot.playground.redirect import redirect
 from tests.support.people import Person, at_home
 
-PNG = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000002000000030802000000368849d6"
-    "0000001149444154789c63606060f8cf800018300300 0f0f0300".replace(" ", "")
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+PNG = (  # 2 by 3 pixels of amber
+    b"\x89PNG\r\n\x1a\n"
+    + _chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 3, 8, 2, 0, 0, 0))
+    + _chunk(b"IDAT", zlib.compress((b"\0" + b"\xf2\xb8\x4b" * 2) * 3))
+    + _chunk(b"IEND", b"")
 )
 
 

@@ -1,5 +1,7 @@
 """Slash commands, buttons, selects, forms and autocomplete, end to end through discord.py."""
 
+from typing import Any
+
 import pytest
 
 from tests.playground.stage import open_stage
@@ -114,7 +116,7 @@ async def test_with_the_bot_away_commands_fail_at_once_and_the_page_sees_it_leav
     ("name", "options"),
     [("model", {}), ("who", {"member": "1"}), ("who", {"member": "1300000000000000003", "shout": "yes"})],
 )
-async def test_wrong_options_are_refused_before_they_reach_the_bot(name: str, options: dict[str, str]) -> None:
+async def test_wrong_options_are_refused_before_they_reach_the_bot(name: str, options: dict[str, Any]) -> None:
     async with open_stage() as stage:
         with pytest.raises(Refused) as refused:
             await stage.robin.command(name, **options)

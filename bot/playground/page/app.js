@@ -41,6 +41,7 @@ class App {
     const moderator = sessionStorage.getItem("identity") === "moderator";
     const token = moderator ? this.session.moderator_token : this.session.user_token;
     this.gateway?.close();
+    this.pending.clear();
     this.api = new Api(token);
     this.gateway = new Gateway(token, { onevent: (name, payload) => this.take(name, payload), onstate: (state) => this.connection(state) });
   }
@@ -83,12 +84,12 @@ class App {
   ready(payload) {
     const { store } = this;
     store.ready(payload);
+    document.body.classList.add("live"); // what is hidden cannot take the focus
     const wanted = [location.hash.slice(1), store.current, this.session.channel_id].find((id) => store.channel(id));
     store.current = null;
     this.open(wanted);
     this.loadCommands();
     this.renderNotice();
-    document.body.classList.add("live");
   }
 
   async loadCommands() {
@@ -237,7 +238,7 @@ class App {
 
   openForm(form) {
     const submit = (data, files) => this.interact(FORM, data, { files, channelId: form.channel_id });
-    openForm(form, { store: this.store, context: this.context(), submit });
+    openForm(form, { store: this.store, context: this.context(), submit, onclose: () => this.composer.refocus() });
   }
 
   messageMenu(anchor, message) {

@@ -69,6 +69,12 @@ export class Composer {
     (this.form ?? this.area).focus();
   }
 
+  // After a form closes Chromium gives the focus back without a caret, and typing would go nowhere.
+  refocus() {
+    document.activeElement?.blur();
+    this.focus();
+  }
+
   reply(message) {
     this.replyTo = message;
     this.renderAbove();

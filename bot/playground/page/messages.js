@@ -58,7 +58,7 @@ export class Conversation {
     const old = this.list.querySelector(`[data-id="${id}"]`);
     const all = this.store.list(this.store.current);
     const index = all.findIndex((message) => message.id === id);
-    if (old && index >= 0) old.replaceWith(this.item(all[index], all[index - 1]));
+    if (old && index >= 0) patch(old, this.item(all[index], all[index - 1]));
   }
 
   scrolled() {
@@ -165,7 +165,8 @@ export class Conversation {
     return promise.catch((error) => toast(error.message));
   }
 
-  edit(message) {
+  edit({ channel_id: channelId, id }) {
+    const message = this.store.get(channelId, id);
     const item = this.list.querySelector(`[data-id="${message.id}"]`);
     const area = h("textarea", { rows: "1", "aria-label": "Edit message", value: message.content });
     const done = () => this.refresh(message.id);
@@ -189,6 +190,19 @@ export class Conversation {
     item?.classList.add("flash");
     setTimeout(() => item?.classList.remove("flash"), 1500);
   }
+}
+
+// Turn one element into another, leaving alone what stays the same: a button under the mouse survives an edit above it.
+function patch(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (old.tagName !== fresh.tagName || !/^(message|content)\b/.test(old.className)) {
+    old.replaceWith(fresh);
+    return;
+  }
+  old.className = fresh.className;
+  const [before, after] = [[...old.children], [...fresh.children]];
+  after.forEach((child, index) => (before[index] ? patch(before[index], child) : old.append(child)));
+  before.slice(after.length).forEach((child) => child.remove());
 }
 
 export function dots() {

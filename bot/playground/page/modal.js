@@ -4,7 +4,7 @@ import { h } from "/page/dom.js";
 import { choices } from "/page/components.js";
 import { markdown } from "/page/markdown.js";
 
-export function openForm(form, { store, context, submit }) {
+export function openForm(form, { store, context, submit, onclose }) {
   const fields = [];
   const problem = h("p", { class: "problem", role: "alert" });
   const send = h("button", { type: "submit", class: "control primary" }, "Submit");
@@ -27,7 +27,10 @@ export function openForm(form, { store, context, submit }) {
     }
     send.disabled = false;
   });
-  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("close", () => {
+    dialog.remove();
+    onclose();
+  });
   document.body.append(dialog);
   dialog.showModal();
 }

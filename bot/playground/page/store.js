@@ -181,6 +181,7 @@ export class Store extends EventTarget {
 
   select(channelId) {
     this.current = channelId;
+    if (!this.messages.has(channelId)) this.messages.set(channelId, new Map());
     this.unread.delete(channelId);
     this.tell("select", channelId);
   }
