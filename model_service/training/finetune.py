@@ -19,7 +19,6 @@ from model_service.training import evaluate, gate, registry
 from model_service.training.base_model import Base, load_base, merged, weights_sha256, with_adapter, write_model
 from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded, Example, encode
-from model_service.training.evaluate import Losses
 from model_service.training.examples import Row, fingerprint, too_few
 from model_service.training.folder import JobFolder
 from model_service.training.loop import Look, Loop, Material, TrainingFailed
@@ -183,8 +182,21 @@ class Finetune:
         general = evaluate.losses(model, material.general, material.row_len, between=self._check)
         prompt = evaluate.commonest_prompt([Example(row.prompt, row.completion) for row in train])
         samples = evaluate.sample(model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=self._recipe.seed)
-        copied = evaluate.verbatim_rate(samples, [row.completion for row in train])
-        verdict = gate.decide(self._evidence(loop, after, general, copied, len(samples)))
+        jokes = [row.completion for row in train]
+        copied = evaluate.verbatim_rate(samples, jokes)
+        natural = evaluate.verbatim_rate([row.completion for row in held_out[:MAX_JUDGED]], jokes)
+        evidence = gate.Evidence(
+            before=loop.looks[0].nats,
+            after=after.nats,
+            judged=loop.judged(),
+            tokens=after.tokens,
+            general_before=loop.looks[0].general,
+            general_after=general.per_token,
+            verbatim_rate=copied,
+            num_samples=len(samples),
+            natural_rate=natural,
+        )
+        verdict = gate.decide(evidence)
         metrics = {
             "best_step": loop.best.step,
             "val_loss_before": loop.looks[0].val_loss,
@@ -192,6 +204,7 @@ class Finetune:
             "general_loss_before": loop.looks[0].general,
             "general_loss_after": general.per_token,
             "verbatim_rate": copied,
+            "natural_rate": natural,
         }
         self._publish(model.to(base.dtype), base, metrics, verdict, {"train": train, "held_out": held_out})
         self._folder.write_result(
@@ -202,21 +215,6 @@ class Finetune:
                 "gate": asdict(verdict),
                 "samples": {"prompt": prompt, "texts": samples[:8]},
             }
-        )
-
-    def _evidence(self, loop: Loop, after: Losses, general: Losses, copied: float, num_samples: int) -> gate.Evidence:
-        before = loop.looks[0]
-        trained = loop.looks[1:]
-        allowed = [loop.is_allowed(look) for look in trained]
-        return gate.Evidence(
-            before=before.nats,
-            after=after.nats,
-            judged=gate.cross_fit([k.nats for k in trained], allowed if any(allowed) else [True] * len(allowed)),
-            tokens=before.tokens,
-            general_before=before.general,
-            general_after=general.per_token,
-            verbatim_rate=copied,
-            num_samples=num_samples,
         )
 
     def _publish(

@@ -23,7 +23,7 @@ from model_service.training.base_model import put, trainable
 from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded, collate, pack
 from model_service.training.evaluate import losses
-from model_service.training.gate import Floats, Limits
+from model_service.training.gate import Floats, Limits, cross_fit
 from model_service.training.loss import packed_loss
 from model_service.training.recipe import Recipe
 
@@ -146,6 +146,12 @@ class Loop:
         """Say whether a look's model has kept enough of its general knowledge."""
         limit = 1 + Limits().max_general_rise * GENERAL_MARGIN
         return look.step > 0 and look.general <= self.looks[0].general * limit
+
+    def judged(self) -> Floats:
+        """Return the held-out losses as the gate may judge them: (N,), see `gate.cross_fit`."""
+        trained = self.looks[1:]
+        allowed = [self.is_allowed(look) for look in trained]
+        return cross_fit([look.nats for look in trained], allowed if any(allowed) else [True] * len(allowed))
 
     def _train_step(self) -> None:
         examples = self._examples_of(self.step)

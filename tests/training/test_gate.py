@@ -44,6 +44,13 @@ def test_each_shortcoming_fails_with_its_sentence(evidence: Evidence, words: str
     assert any(words in reason for reason in verdict.reasons)
 
 
+def test_jokes_that_are_all_alike_may_be_told_alike() -> None:
+    alike = make_evidence(verbatim_rate=0.5, natural_rate=0.45)
+    assert decide(alike).passed
+    assert "as 45% of the held-out jokes are this alike" in decide(alike).reasons[2]
+    assert not decide(replace(alike, verbatim_rate=0.6)).passed
+
+
 def test_a_lower_general_loss_is_said_as_such() -> None:
     assert "fell by 2.5%" in decide(make_evidence(general_after=3.9)).reasons[1]
 
