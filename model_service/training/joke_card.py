@@ -26,7 +26,7 @@ of {n_positions} tokens.
 |---|--:|
 | bits per character on {dev_jokes:,} held-out jokes | {bits_per_character:.3f} |
 | jokes it was trained on | {jokes:,} |
-| steps of {tokens_per_step:,} tokens, and epochs | {steps:,}, {epochs:.1f} |
+| steps of {tokens_per_step:,} tokens, and passes over the jokes | {steps:,} and {epochs:.1f} |
 
 Measured on the shipped FP16 file, computed in float32. A joke's bits are those of its text and its end after `JOKE:`;
 its characters are those of its text alone.
@@ -78,7 +78,6 @@ def write_card(folder: Path, figures: Mapping[str, object], samples: list[str], 
         **figures,
         **SAMPLING,
         size_mb=(folder / "model.safetensors").stat().st_size / 1e6,
-        num_samples=len(samples),
         num_filtered=len(samples) - len(shown),
         samples="\n".join(f"- {joke}" for joke in shown),
     )

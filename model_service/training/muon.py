@@ -21,7 +21,7 @@ def orthogonalize(update: Tensor) -> Tensor:
     update: (N, R, C) float32 with R <= C. Returns the same shape.
     """
     a, b, c = NEWTON_SCHULZ
-    x = update / (update.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x: Tensor = update / (update.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(STEPS):
         gram = x @ x.mT  # (N, R, R)
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x

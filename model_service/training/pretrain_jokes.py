@@ -1,24 +1,19 @@
 """Trains the embedded `jokes-mini` from nothing: tokenizer, weights, model card figures.
 
     jokes_train.csv.gz ─ filter ─ BPE ─ packed rows ─ Muon + AdamW, linear decay ─ safetensors
-                                                     └ checkpoint every few minutes; `--resume` goes on
+                                                     └ checkpoint every few minutes; the same command goes on from it
 
 Muon (Jordan et al., 2024, "Muon: an optimizer for hidden layers") takes the matrices of the blocks,
 AdamW the rest. The learning rate is constant for the first part of the steps and falls linearly to
 zero over the last (`decay_fraction`), so a run that must end sooner resumes with fewer `steps`.
-The result depends on the seed and the number of threads alone.
+Every step depends on the seed and its number alone, so a resumed run ends like one that was not stopped.
 """
 
-import csv
-import gzip
 import logging
 import math
-import random
-import re
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -26,14 +21,23 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from model_service.training.dataset import Batch, Encoded, Example, batches, encode
+from model_service.training.dataset import Batch, Example, batches, encode
+from model_service.training.joke_card import draw_samples, write_card
+from model_service.training.joke_texts import (
+    PROMPT,
+    Forms,
+    TopicPicker,
+    epoch_examples,
+    read_jokes,
+    shifted,
+    word_filter,
+)
 from model_service.training.loss import packed_loss
 from model_service.training.muon import Muon
 
 log = logging.getLogger(__name__)
 
 EOS = "<|endoftext|>"
-PROMPT = "JOKE:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +58,8 @@ class PretrainConfig:
     weight_decay: float = 0.05
     warmup_steps: int = 60
     decay_fraction: float = 0.5
-    topic_fraction: float = 0.25  # examples that read "JOKE about cats: ..."
-    bare_fraction: float = 0.15  # examples without a prompt, for `!complete`
-    shift_fraction: float = 0.15  # examples away from position 0, so that all positions are trained
-
-
-def read_jokes(path: Path, blocked: re.Pattern[str] | None = None) -> list[str]:
-    """Read the `text` column of a gzipped CSV, without rows that hold a blocked word."""
-    with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
-        texts = [" ".join(row["text"].split()) for row in csv.DictReader(file)]
-    return [text for text in texts if blocked is None or not blocked.search(text)]
-
-
-def word_filter(path: Path) -> re.Pattern[str]:
-    """Compile a word list, one word or phrase a line, into one case-blind whole-word pattern."""
-    words = [re.escape(line.strip()) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return re.compile(r"\b(?:" + "|".join(words) + r")\b", re.IGNORECASE)
+    forms: Forms = field(default_factory=Forms)
+    num_samples: int = 24  # in the model card
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
@@ -89,59 +79,14 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-class TopicPicker:
-    """Names what a joke is about: one of its words that is neither common nor rare."""
-
-    _WORD = re.compile(r"[A-Za-z][a-z]{3,}")
-
-    def __init__(self, texts: list[str]) -> None:
-        counts = Counter(word for text in texts for word in set(self._words(text)))
-        self._topics = {word for word, n in counts.items() if 5 <= n <= len(texts) // 150}
-
-    def _words(self, text: str) -> list[str]:
-        return [word.lower() for word in self._WORD.findall(text)]
-
-    def pick(self, text: str, rng: random.Random) -> str | None:
-        """Return a topic of `text`, or None where every word is too common or too rare."""
-        known = sorted({word for word in self._words(text) if word in self._topics})
-        return rng.choice(known) if known else None
-
-
-def epoch_examples(texts: list[str], topics: TopicPicker, config: PretrainConfig, epoch: int) -> list[Example]:
-    """Give each joke one of its three forms: plain, about a topic, or bare."""
-    rng = random.Random(f"{config.seed}-forms-{epoch}")
-    examples = []
-    for text in texts:
-        draw = rng.random()
-        topic = topics.pick(text, rng) if draw < config.topic_fraction else None
-        if topic:
-            examples.append(Example(f"JOKE about {topic}:", f" {text}"))
-        elif draw > 1 - config.bare_fraction:
-            examples.append(Example("", text))
-        else:
-            examples.append(Example(PROMPT, f" {text}"))
-    return examples
-
-
-def shifted(encoded: list[Encoded], config: PretrainConfig, epoch: int) -> Iterator[Encoded]:
-    """Move some examples to later positions; the others start at 0."""
-    rng = random.Random(f"{config.seed}-shift-{epoch}")
-    for example in encoded:
-        room = config.n_positions - len(example.input_ids)
-        if room > 0 and rng.random() < config.shift_fraction:
-            yield Encoded(example.input_ids, example.num_prompt, rng.randint(1, room))
-        else:
-            yield example
-
-
 @torch.no_grad()
 def bits_per_character(model: GPT2LMHeadModel, tokenizer: Tokenizer, texts: list[str], row_len: int) -> float:
     """Return the bits the model needs for `" " + text` after `JOKE:`, per character of text.
 
-    The end-of-text token counts as part of each text.
+    The end-of-text token counts as part of each text; a text longer than a row counts nowhere.
     """
     model.eval()
-    encoded = encode([Example(PROMPT, f" {text}") for text in texts], tokenizer, tokenizer.token_to_id(EOS))
+    encoded = encode([Example(PROMPT, f" {text}") for text in texts], tokenizer, eos_token_id=0)
     kept = [(e, len(t)) for e, t in zip(encoded, texts, strict=True) if len(e.input_ids) <= row_len]
     nats = sum(
         packed_loss(model, b, "sum").item()
@@ -173,7 +118,8 @@ class Pretraining:
         self.config, self.out = config, out
         torch.manual_seed(config.seed)
         torch.set_flush_denormal(True)
-        self.train_texts = read_jokes(data / "jokes_train.csv.gz", word_filter(data / "wordlists/ldnoobw_en.txt"))
+        self.blocked = word_filter(data / "wordlists/ldnoobw_en.txt")
+        self.train_texts = read_jokes(data / "jokes_train.csv.gz", self.blocked)
         self.dev_texts = read_jokes(data / "jokes_dev.csv.gz")
         self.tokenizer = train_tokenizer(self.train_texts, config.vocab_size)
         self.topics = TopicPicker(self.train_texts)
@@ -197,16 +143,21 @@ class Pretraining:
         self.step = 0
 
     def _epoch(self, epoch: int) -> list[Batch]:
-        examples = epoch_examples(self.train_texts, self.topics, self.config, epoch)
-        encoded = list(shifted(encode(examples, self.tokenizer, 0), self.config, epoch))
+        """Make the batches of an epoch. Raises ValueError if there are too few jokes for one."""
+        config = self.config
+        examples = epoch_examples(self.train_texts, self.topics, config.forms, config.seed, epoch)
+        encoded = encode(examples, self.tokenizer, eos_token_id=0)
         made = batches(
-            encoded,
-            row_len=self.config.n_positions,
-            rows_per_batch=self.config.rows_per_batch,
+            list(shifted(encoded, config.forms, config.n_positions, config.seed, epoch)),
+            row_len=config.n_positions,
+            rows_per_batch=config.rows_per_batch,
             pad_token_id=0,
-            seed=self.config.seed * 1000 + epoch,
+            seed=config.seed * 1000 + epoch,
         )
-        return [b for b in made if len(b.input_ids) == self.config.rows_per_batch]  # one shape to compile for
+        whole = [b for b in made if len(b.input_ids) == config.rows_per_batch]  # one shape to compile for
+        if not whole:
+            raise ValueError(f"{len(self.train_texts)} jokes do not fill one batch of {config.rows_per_batch} rows")
+        return whole
 
     def run(self, *, eval_every: int = 300, save_every: int = 150) -> None:
         """Train until `config.steps`; log the loss, held-out bits per character and speed."""
@@ -269,7 +220,7 @@ class Pretraining:
         log.info("resumed at step %d", self.step)
 
     def export(self, folder: Path) -> dict[str, object]:
-        """Write FP16 safetensors and the tokenizer to `folder`; return the figures of the model card."""
+        """Write FP16 safetensors, tokenizer and model card to `folder`; return the card's figures."""
         half = GPT2LMHeadModel(self.model.config).to(torch.float16)
         half.load_state_dict(self.model.state_dict())
         half.config.dtype = torch.float16
@@ -281,10 +232,20 @@ class Pretraining:
             pad_token=EOS,
             model_max_length=self.config.n_positions,
         ).save_pretrained(folder)
-        bpc = bits_per_character(half.float(), self.tokenizer, self.dev_texts, self.config.n_positions)
+        shipped = half.float().eval()
+        figures = self._figures(shipped)
+        write_card(folder, figures, draw_samples(shipped, self.tokenizer, self.config.num_samples), self.blocked)
+        return figures
+
+    def _figures(self, shipped: GPT2LMHeadModel) -> dict[str, object]:
+        config = self.config
+        bpc = bits_per_character(shipped, self.tokenizer, self.dev_texts, config.n_positions)
         return {
-            **asdict(self.config),
+            **asdict(config),
             "jokes": len(self.train_texts),
+            "dev_jokes": len(self.dev_texts),
+            "tokens_per_step": config.rows_per_batch * config.n_positions,
+            "epochs": round(config.steps / len(self._epoch(0)), 2),
             "bits_per_character": round(bpc, 4),
-            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "parameters": sum(p.numel() for p in shipped.parameters()),
         }
