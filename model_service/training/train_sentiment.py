@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2ForSequenceClassification, PreTrainedTokenizerFast
 
 from model_service.training.muon import Muon
-from model_service.training.pretrain_jokes import read_jokes, word_filter
+from model_service.training.joke_texts import read_jokes, word_filter
 from model_service.training.sentiment_card import SHOWN, answers_table, write_card
 from model_service.training.sentiment_figures import accuracy, macro_f1, probabilities
 from model_service.training.sentiment_texts import (
