@@ -9,6 +9,7 @@ from aiohttp import web
 from bot.playground.drafts import Draft
 from bot.playground.errors import ApiError, FormError, unauthorized, unknown
 from bot.playground.files import Upload
+from bot.playground.shapes import check_shape
 from bot.playground.world import Channel, User, World
 
 Json = dict[str, Any]
@@ -68,23 +69,33 @@ def query_number(request: web.Request, name: str) -> int | None:
 
 
 async def json_body(request: web.Request) -> Any:
-    """The JSON of the body, else 50109."""
+    """The JSON of the body: an object or a list of objects, else 50109."""
+    return parse_json(await request.read() or b"{}")
+
+
+def parse_json(text: bytes | str) -> Any:
+    """JSON whose fields have the types Discord gives them."""
     try:
-        return json.loads(await request.read() or b"{}")
-    except ValueError as error:
+        return check_shape(json.loads(text))
+    except (ValueError, RecursionError) as error:
         raise ApiError(400, 50109, "The request body contains invalid JSON.") from error
+
+
+async def json_object(request: web.Request) -> Json:
+    """The JSON object of the body, else 50109."""
+    return _object(await json_body(request))
 
 
 async def draft_body(request: web.Request) -> Draft:
     """A body that may come with files: JSON, or a form with `payload_json` and `files[n]`."""
     if request.content_type != "multipart/form-data":
-        return Draft(_object(await json_body(request)))
+        return Draft(await json_object(request))
     body: Json = {}
     uploads: list[Upload] = []
     async for part in await request.multipart():
         name = getattr(part, "name", None) or ""
         if name == "payload_json":
-            body = _object(json.loads(await part.read(decode=True)))  # type: ignore[union-attr]
+            body = _object(parse_json(await part.read(decode=True)))  # type: ignore[union-attr]
         elif found := re.fullmatch(r"files?\[?(\d*)\]?", name):
             index = found[1] or str(len(uploads))
             content = bytes(await part.read(decode=False))  # type: ignore[union-attr]

@@ -8,7 +8,7 @@ from bot.playground.commands import Commands
 from bot.playground.errors import ApiError, unauthorized, unknown
 from bot.playground.interactions import Interactions
 from bot.playground.payloads import application_payload
-from bot.playground.requests import answer, caller, draft_body, json_body, nothing, number
+from bot.playground.requests import answer, caller, draft_body, json_body, json_object, nothing, number
 from bot.playground.responses import Responses
 from bot.playground.sessions import Sessions
 from bot.playground.world import World
@@ -101,7 +101,7 @@ class ApplicationRoutes:
     async def create_command(self, request: web.Request) -> web.StreamResponse:
         """POST one command."""
         scope = self._scope(request)
-        command = self._commands.upsert(scope, await json_body(request))
+        command = self._commands.upsert(scope, await json_object(request))
         self._changed()
         return answer(command, 201)
 
@@ -112,7 +112,7 @@ class ApplicationRoutes:
     async def edit_command(self, request: web.Request) -> web.StreamResponse:
         """PATCH one command."""
         scope = self._scope(request)
-        command = self._commands.edit(scope, number(request, "command_id"), await json_body(request))
+        command = self._commands.edit(scope, number(request, "command_id"), await json_object(request))
         self._changed()
         return answer(command)
 

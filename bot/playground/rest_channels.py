@@ -13,7 +13,7 @@ from bot.playground.requests import (
     caller,
     channel_of,
     draft_body,
-    json_body,
+    json_object,
     nothing,
     number,
     query_number,
@@ -100,7 +100,7 @@ class ChannelRoutes:
     async def delete_many(self, request: web.Request) -> web.StreamResponse:
         """POST bulk-delete: 2 to 100 messages; ids that are gone are left out, as Discord does."""
         user, channel = caller(self._world, request), channel_of(self._world, request)
-        ids = (await json_body(request)).get("messages") or []
+        ids = (await json_object(request)).get("messages") or []
         if not 2 <= len(ids) <= 100:
             raise ApiError(400, 50016, "Provided too few or too many messages to delete.")
         require(self._world, user, channel, MANAGE_MESSAGES)

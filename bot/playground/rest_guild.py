@@ -14,7 +14,7 @@ from bot.playground.payloads import (
     user_payload,
     visible_channels,
 )
-from bot.playground.requests import answer, caller, json_body, number, query_number
+from bot.playground.requests import answer, caller, json_object, number, query_number
 from bot.playground.sessions import Sessions
 from bot.playground.world import User, World, as_id
 
@@ -81,7 +81,7 @@ class GuildRoutes:
     async def open_direct(self, request: web.Request) -> web.StreamResponse:
         """POST: open direct messages with somebody."""
         user = caller(self._world, request)
-        body = await json_body(request)
+        body = await json_object(request)
         wanted = body.get("recipient_id") or next(iter(body.get("recipients") or []), 0)
         other = self._world.user(as_id(wanted))
         if other is None or other is user:

@@ -1,6 +1,8 @@
 """Who may talk to the playground: this machine and our own page."""
 
 import json
+import random
+from typing import Any
 
 import aiohttp
 import pytest
@@ -94,3 +96,63 @@ async def test_what_is_not_there_is_404_in_discords_words() -> None:
         assert (status, body["message"]) == (404, "404: Not Found")
         for path in ("/page/..%2Fserver.py", "/page/nothing.js", "/avatars/5/robin.png", "/attachments/1/2/x"):
             assert (await fetch(playground, path, {}))[0] == 404
+
+
+async def test_whatever_is_sent_is_never_the_playgrounds_own_failure() -> None:
+    drawn = random.Random(7)
+    async with Playground(port=0) as playground, aiohttp.ClientSession() as http:
+        person, bot = playground.session.user_token, f"Bot {playground.bot_token}"
+        command = {"name": "joke", "description": "d", "options": [{"type": 3, "name": "name", "description": "d"}]}
+        for number in range(400):
+            path, token = drawn.choice(
+                [
+                    (f"/channels/{playground.session.channel_id}/messages", drawn.choice([person, bot])),
+                    (f"/channels/{playground.session.channel_id}/messages/bulk-delete", person),
+                    ("/interactions", person),
+                    ("/users/@me/channels", person),
+                    (f"/applications/{playground.application_id}/commands", bot),
+                ]
+            )
+            body = anything(drawn, 0) if number else command
+            if path == "/interactions" and isinstance(body, dict):
+                body |= {"channel_id": playground.session.channel_id, "type": drawn.choice([2, 3, 4, 5])}
+            headers = {"Authorization": token}
+            async with http.post(playground.api_url + path, headers=headers, json=body) as response:
+                assert response.status < 500, (path, body)
+
+
+def anything(drawn: random.Random, depth: int) -> Any:
+    """A value of some JSON type, with the names Discord uses."""
+    names = [
+        "content",
+        "embeds",
+        "components",
+        "attachments",
+        "allowed_mentions",
+        "message_reference",
+        "flags",
+        "type",
+        "data",
+        "id",
+        "options",
+    ]
+    names += [
+        "message_id",
+        "custom_id",
+        "values",
+        "fields",
+        "footer",
+        "choices",
+        "parse",
+        "users",
+        "recipient_id",
+        "messages",
+        "emoji",
+        "name",
+    ]
+    kind = drawn.randrange(10 if depth < 4 else 5)
+    if kind < 5:
+        return drawn.choice([None, True, 0, -1, 10**30, 1.5, "", "joke", "5", "\ud800", "x" * 2001])
+    if kind < 7:
+        return [anything(drawn, depth + 1) for _ in range(drawn.randrange(4))]
+    return {name: anything(drawn, depth + 1) for name in drawn.sample(names, drawn.randrange(1, 9))}
