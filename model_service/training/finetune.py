@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 ROW_LEN = 256  # tokens a row holds, unless the context is shorter or an example longer
 MAX_JUDGED = 400  # held-out jokes that are looked at; more would cost time and say little more
+MAX_COMPARED = 100  # held-out jokes that are searched for in the training jokes
+SAMPLES_KEPT = 8
 PROGRESS_EVERY_S = 0.5
 EVENTS_PER_RUN = 50
 COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("prompt", "completion", "id")})
@@ -169,6 +171,7 @@ class Finetune:
         self._written_at = time.monotonic()
 
     def _finish(self, loop: Loop, base: Base, material: Material, train: list[Row], held_out: list[Row]) -> None:
+        """Judge the best step's weights as they will be stored, then store them."""
         loop.load_best()
         model = merged(loop.model, self._recipe, base.dtype)
         if not evaluate.finite(model.state_dict()):
@@ -178,34 +181,11 @@ class Finetune:
                 "non_finite_weights",
             )
         model = model.float()
-        after = evaluate.losses(model, material.held_out, material.row_len, between=self._check)
-        general = evaluate.losses(model, material.general, material.row_len, between=self._check)
         prompt = evaluate.commonest_prompt([Example(row.prompt, row.completion) for row in train])
         samples = evaluate.sample(model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=self._recipe.seed)
-        jokes = [row.completion for row in train]
-        copied = evaluate.verbatim_rate(samples, jokes)
-        natural = evaluate.verbatim_rate([row.completion for row in held_out[:MAX_JUDGED]], jokes)
-        evidence = gate.Evidence(
-            before=loop.looks[0].nats,
-            after=after.nats,
-            judged=loop.judged(),
-            tokens=after.tokens,
-            general_before=loop.looks[0].general,
-            general_after=general.per_token,
-            verbatim_rate=copied,
-            num_samples=len(samples),
-            natural_rate=natural,
-        )
+        evidence = self._evidence(loop, model, material, samples, train, held_out)
         verdict = gate.decide(evidence)
-        metrics = {
-            "best_step": loop.best.step,
-            "val_loss_before": loop.looks[0].val_loss,
-            "val_loss_after": after.per_token,
-            "general_loss_before": loop.looks[0].general,
-            "general_loss_after": general.per_token,
-            "verbatim_rate": copied,
-            "natural_rate": natural,
-        }
+        metrics = {"best_step": loop.best.step, **evidence.figures()}
         self._publish(model.to(base.dtype), base, metrics, verdict, {"train": train, "held_out": held_out})
         self._folder.write_result(
             {
@@ -213,8 +193,27 @@ class Finetune:
                 "trained_tokens": loop.num_trained_tokens,
                 "metrics": metrics,
                 "gate": asdict(verdict),
-                "samples": {"prompt": prompt, "texts": samples[:8]},
+                "samples": {"prompt": prompt, "texts": samples[:SAMPLES_KEPT]},
             }
+        )
+
+    def _evidence(
+        self, loop: Loop, model: Any, material: Material, samples: list[str], train: list[Row], held_out: list[Row]
+    ) -> gate.Evidence:
+        """Measure the finished model beside the one the job started from."""
+        after = evaluate.losses(model, material.held_out, material.row_len, between=self._check)
+        general = evaluate.losses(model, material.general, material.row_len, between=self._check)
+        jokes = [row.completion for row in train]
+        return gate.Evidence(
+            before=loop.looks[0].nats,
+            after=after.nats,
+            judged=loop.judged(),
+            tokens=after.tokens,
+            general_before=loop.looks[0].general,
+            general_after=general.per_token,
+            verbatim_rate=evaluate.verbatim_rate(samples, jokes),
+            num_samples=len(samples),
+            natural_rate=evaluate.verbatim_rate([row.completion for row in held_out[:MAX_COMPARED]], jokes),
         )
 
     def _publish(

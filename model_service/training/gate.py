@@ -44,6 +44,18 @@ class Evidence:
     natural_rate: float = 0.0  # share of held-out jokes that would count as copied, though nobody copied them
     weights_finite: bool = True
 
+    def figures(self) -> dict[str, float]:
+        """Return the means and rates, for people and manifests; losses in nats per token."""
+        return {
+            "val_loss_before": float(self.before.sum() / self.tokens.sum()),
+            "val_loss_after": float(self.after.sum() / self.tokens.sum()),
+            "sureness": sureness(self.before, self.judged),
+            "general_loss_before": self.general_before,
+            "general_loss_after": self.general_after,
+            "verbatim_rate": self.verbatim_rate,
+            "natural_rate": self.natural_rate,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:

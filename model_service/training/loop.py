@@ -204,9 +204,8 @@ class Loop:
 
     def _look(self) -> None:
         material = self._material
-        with self._autocast():
-            held_out = losses(self.model, material.held_out, material.row_len, between=self._check)
-            general = losses(self.model, material.general, material.row_len, between=self._check)
+        held_out = losses(self.model, material.held_out, material.row_len, between=self._check)  # FP32, as at the end
+        general = losses(self.model, material.general, material.row_len, between=self._check)
         look = Look(self.step, held_out.nats, held_out.tokens, general.per_token)
         if not np.isfinite(look.nats).all() or not math.isfinite(look.general):
             raise self._not_finite("held-out loss") if self.step else BROKEN_BASE
