@@ -59,10 +59,15 @@ class Comedy(commands.Cog):
     def __init__(self) -> None:
         self.heard: list[discord.Message] = []
         self.reactions: list[tuple[str, str]] = []
+        self.interactions: list[discord.Interaction] = []
 
     @commands.Cog.listener()
     async def on_message(self, message: discord.Message) -> None:
         self.heard.append(message)
+
+    @commands.Cog.listener()
+    async def on_interaction(self, interaction: discord.Interaction) -> None:
+        self.interactions.append(interaction)
 
     @commands.Cog.listener()
     async def on_raw_reaction_add(self, event: discord.RawReactionActionEvent) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import discord
 import pytest
 
 from tests.playground.stage import open_stage
@@ -136,3 +137,24 @@ async def test_a_dead_token_answers_nothing() -> None:
         with pytest.raises(Refused) as refused:
             await stage.robin.request("POST", "/interactions/5/guess/callback", json={"type": 4})
         assert refused.value.code == 10062
+
+
+async def test_a_second_acknowledgement_is_refused() -> None:
+    async with open_stage() as stage:
+        await stage.robin.command("model", name="gpt2")
+        [interaction] = stage.comedy.interactions
+        path = f"/interactions/{interaction.id}/{interaction.token}/callback"
+        with pytest.raises(Refused) as refused:
+            await stage.robin.request("POST", path, json={"type": 4, "data": {"content": "again"}})
+        assert (refused.value.status, refused.value.code) == (400, 40060)
+
+
+async def test_a_token_ends_after_its_lifetime(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_stage() as stage:
+        await stage.robin.command("model", name="gpt2")
+        [interaction] = stage.comedy.interactions
+        assert (await interaction.edit_original_response(content="Now gpt2-xl")).content == "Now gpt2-xl"
+        monkeypatch.setattr("bot.playground.interactions.TOKEN_LIFETIME_S", 0.0)
+        with pytest.raises(discord.HTTPException) as refused:
+            await interaction.followup.send("too late")
+        assert (refused.value.status, refused.value.code) == (401, 50027)
