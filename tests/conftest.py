@@ -1,4 +1,4 @@
-"""Loads `audioop` before warnings become errors: discord.py imports it, and on Python 3.11 and 3.12 that alone warns."""
+"""Loads `audioop` before warnings become errors: discord.py imports it, and before Python 3.13 that alone warns."""
 
 import contextlib
 import warnings
