@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 HEARTBEAT_INTERVAL_MS = 41_250
+ACK_DELAY_S = 0.05  # discord.py notes when it sent a heartbeat only after it is sent: no answer comes faster from afar
 
 
 class GatewayClosed(Exception):
@@ -112,7 +113,7 @@ class Gateway:
             frame = await self._receive(socket)
             op, body = frame["op"], frame.get("d")
             if op == 1:
-                await socket.send_json({"op": 11, "d": None, "s": None, "t": None})
+                await self._acknowledge(socket)
             elif op == 2 and isinstance(body, dict):
                 session = self._identify(body)
                 self._sockets[socket] = session.user
@@ -197,6 +198,10 @@ class Gateway:
             raise GatewayClosed(4002, "Error while decoding payload.")
         return frame
 
+    async def _acknowledge(self, socket: web.WebSocketResponse) -> None:
+        await asyncio.sleep(ACK_DELAY_S)
+        await socket.send_json({"op": 11, "d": None, "s": None, "t": None})
+
     async def _read(self, socket: web.WebSocketResponse, session: Session) -> None:
         while True:
             try:
@@ -206,7 +211,7 @@ class Gateway:
             body = frame.get("d")
             match frame["op"]:
                 case 1:
-                    await socket.send_json({"op": 11, "d": None, "s": None, "t": None})
+                    await self._acknowledge(socket)
                 case 2:
                     raise GatewayClosed(4005, "Already authenticated.")
                 case 3 if isinstance(body, dict):

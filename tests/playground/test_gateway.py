@@ -111,3 +111,21 @@ async def test_typing_is_shown() -> None:
         assert isinstance(channel, discord.TextChannel)
         async with channel.typing():
             await stage.robin.wait_for_event("TYPING_START", user_id=str(stage.playground.application_id))
+
+
+async def test_discord_py_measures_the_round_trip_not_the_time_since_the_last_heartbeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    latencies: asyncio.Queue[float] = asyncio.Queue()
+    acknowledge = discord.gateway.KeepAliveHandler.ack
+
+    def ack(keeper: discord.gateway.KeepAliveHandler) -> None:
+        acknowledge(keeper)
+        latencies.put_nowait(keeper.latency)
+
+    monkeypatch.setattr(discord.gateway.KeepAliveHandler, "ack", ack)
+    monkeypatch.setattr("bot.playground.gateway.HEARTBEAT_INTERVAL_MS", 2000)
+    async with Playground(port=0) as playground, running(make_bot(), playground):
+        async with asyncio.timeout(20):
+            seen = [await latencies.get() for _ in range(3)]
+        assert max(seen) < 1
