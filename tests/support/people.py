@@ -13,7 +13,7 @@ import contextlib
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import aiohttp
 
@@ -27,9 +27,8 @@ class Refused(Exception):
 
     def __init__(self, status: int, body: Any) -> None:
         super().__init__(f"{status}: {body}")
-        self.status = status
+        self.status, self.body = status, body
         self.code = body.get("code") if isinstance(body, dict) else None
-        self.body = body
 
 
 class DidNotRespond(AssertionError):
@@ -94,11 +93,14 @@ class Person:
 
     async def react(self, message_id: str, emoji: str) -> None:
         """Add a reaction."""
-        await self.request("PUT", f"/channels/{self.channel_id}/messages/{message_id}/reactions/{emoji}/@me")
+        await self._reaction("PUT", message_id, emoji)
 
     async def unreact(self, message_id: str, emoji: str) -> None:
         """Take back one's own reaction."""
-        await self.request("DELETE", f"/channels/{self.channel_id}/messages/{message_id}/reactions/{emoji}/@me")
+        await self._reaction("DELETE", message_id, emoji)
+
+    async def _reaction(self, method: str, message_id: str, emoji: str) -> None:
+        await self.request(method, f"/channels/{self.channel_id}/messages/{message_id}/reactions/{emoji}/@me")
 
     async def open_direct(self, user_id: str) -> str:
         """Open direct messages with somebody; returns the channel's id."""
@@ -138,28 +140,25 @@ class Person:
             chain.append(inner)
             known = inner.get("options") or []
         types = {option["name"]: option["type"] for option in known}
-        chosen: list[Json] = [
-            {"name": key, "type": types.get(key, 3), "value": value} for key, value in options.items()
-        ]
+        chosen: list[Json] = [{"name": key, "type": types.get(key, 3), "value": options[key]} for key in options]
         for inner in reversed(chain):
             chosen = [{"name": inner["name"], "type": inner["type"], "options": chosen}]
         return {"id": command["id"], "name": root, "type": 1, "version": command["version"], "options": chosen}
 
     async def click(self, message: Json, label: str, *, timeout_s: float = 10.0) -> str:
         """Press the button with this label (or emoji), and wait until the bot acknowledged; returns the nonce."""
-        for component in _walk(self.seen.get(message["id"], message)["components"]):
-            if component["type"] == 2 and label in (component.get("label"), (component.get("emoji") or {}).get("name")):
-                return await self._use(message, component, {}, timeout_s)
-        raise AssertionError(f"no button {label!r} on {message['components']}")
+        return await self._use(
+            message, lambda c: label in (c.get("label"), (c.get("emoji") or {}).get("name")), timeout_s
+        )
 
     async def choose(self, message: Json, *values: str, timeout_s: float = 10.0) -> str:
         """Pick values in the message's first select, and wait until the bot acknowledged; returns the nonce."""
-        for component in _walk(self.seen.get(message["id"], message)["components"]):
-            if component["type"] in (3, 5, 6, 7, 8):
-                return await self._use(message, component, {"values": list(values)}, timeout_s)
-        raise AssertionError(f"no select on {message['components']}")
+        return await self._use(message, lambda c: c["type"] in (3, 5, 6, 7, 8), timeout_s, values=list(values))
 
-    async def _use(self, message: Json, component: Json, more: Json, timeout_s: float) -> str:
+    async def _use(self, message: Json, fits: Callable[[Json], bool], timeout_s: float, **more: Any) -> str:
+        shown = _walk(self.seen.get(message["id"], message)["components"])
+        component = next((c for c in shown if "custom_id" in c and fits(c)), None)
+        assert component is not None, f"nothing like that on {message['components']}"
         content = {"component_type": component["type"], "custom_id": component["custom_id"], **more}
         body = {"type": 3, "message_id": message["id"], "message_flags": message["flags"], "data": content}
         return await self._interact(body, timeout_s)
@@ -186,14 +185,8 @@ class Person:
 
     async def _interact(self, body: Json, timeout_s: float) -> str:
         nonce = f"i{next(self._nonces)}"
-        full = {
-            "application_id": self.application_id,
-            "guild_id": self.guild["id"],
-            "channel_id": self.channel_id,
-            "nonce": nonce,
-            **body,
-        }
-        await self.request("POST", "/interactions", json=full)
+        where = {"application_id": self.application_id, "guild_id": self.guild["id"], "channel_id": self.channel_id}
+        await self.request("POST", "/interactions", json={**where, "nonce": nonce, **body})
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: nonce in self._interactions)
         if self._interactions[nonce].get("failed"):
@@ -210,13 +203,10 @@ class Person:
 
         try:
             async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: found() is not None)
+                return cast("Json", await self._changed.wait_for(found))
         except TimeoutError:
             seen = "\n".join(f"  {m['author']['username']}: {m['content']!r}" for m in self.seen.values())
             raise AssertionError(f"no such message within {timeout_s} s; seen:\n{seen}") from None
-        message = found()
-        assert message is not None
-        return message
 
     async def wait_for_event(self, name: str, timeout_s: float = 10.0, **fields: Any) -> Json:
         """The first gateway event of this name whose payload has these fields."""
@@ -225,10 +215,7 @@ class Person:
             return next((d for n, d in self.events if n == name and fields.items() <= d.items()), None)
 
         async with asyncio.timeout(timeout_s), self._changed:
-            await self._changed.wait_for(lambda: found() is not None)
-        event = found()
-        assert event is not None
-        return event
+            return cast("Json", await self._changed.wait_for(found))
 
     async def __aenter__(self) -> Self:
         socket = await self._http.ws_connect(self._base_url.replace("http", "ws", 1) + "/gateway/?v=10&encoding=json")
@@ -247,10 +234,9 @@ class Person:
         try:
             async for message in socket:
                 frame = json.loads(message.data)
-                if frame["op"] != 0:
-                    continue
                 async with self._changed:
-                    self._take(frame["t"], frame["d"])
+                    if frame["op"] == 0:
+                        self._take(frame["t"], frame["d"])
                     self._changed.notify_all()
         finally:
             await socket.close()
@@ -260,18 +246,15 @@ class Person:
         nonce = payload.get("nonce") if isinstance(payload, dict) else None
         if event == "READY":
             self.id, self.name = payload["user"]["id"], payload["user"]["global_name"]
-            self.guild = payload["guilds"][0]
-            self.application_id = payload["application"]["id"]
+            self.guild, self.application_id = payload["guilds"][0], payload["application"]["id"]
         elif event in ("MESSAGE_CREATE", "MESSAGE_UPDATE"):
             self.seen[payload["id"]] = payload
             self.versions.setdefault(payload["id"], []).append(payload)
         elif event == "MESSAGE_DELETE":
             self.seen.pop(payload["id"], None)
             self.deleted.add(payload["id"])
-        elif event == "INTERACTION_MODAL_CREATE":
-            self._interactions[f"form {nonce}"] = payload
-        elif event == "APPLICATION_COMMAND_AUTOCOMPLETE_RESPONSE":
-            self._interactions[f"choices {nonce}"] = payload
+        elif event in ("INTERACTION_MODAL_CREATE", "APPLICATION_COMMAND_AUTOCOMPLETE_RESPONSE"):
+            self._interactions[f"{'form' if 'custom_id' in payload else 'choices'} {nonce}"] = payload
         elif event == "INTERACTION_SUCCESS":
             self._interactions[str(nonce)] = self._interactions.get(f"choices {nonce}", {})
         elif event == "INTERACTION_FAILURE":
