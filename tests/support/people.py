@@ -84,8 +84,7 @@ class Person:
 
     async def messages(self, limit: int = 50) -> list[Json]:
         """The channel's messages, newest first, with one's own ephemeral ones."""
-        found: list[Json] = await self.request("GET", f"/channels/{self.channel_id}/messages?limit={limit}")
-        return found
+        return list(await self.request("GET", f"/channels/{self.channel_id}/messages?limit={limit}"))
 
     async def delete(self, message_id: str) -> None:
         """Delete a message, or dismiss an ephemeral one."""
@@ -128,8 +127,7 @@ class Person:
             if option["name"] == focused:
                 option["focused"] = True
         nonce = await self._interact({"type": 4, "data": content}, timeout_s)
-        choices: list[Json] = self._interactions[nonce]["choices"]
-        return choices
+        return list(self._interactions[nonce]["choices"])
 
     async def _command_content(self, name: str, options: Json) -> Json:
         root, *rest = name.split()
