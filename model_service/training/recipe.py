@@ -11,7 +11,7 @@ from typing import Literal
 Adapter = Literal["lora", "full"]
 Auto = Literal["auto"]
 
-PEAK_LR: dict[Adapter, float] = {"lora": 1e-3, "full": 2e-4}
+PEAK_LR: dict[Adapter, float] = {"lora": 1e-3, "full": 1.5e-4}
 AUTO_BATCH_SIZE = 16
 AUTO_STEPS = 160  # about what a few hundred jokes need; fewer jokes are seen more often
 MAX_AUTO_EPOCHS = 12
