@@ -36,6 +36,7 @@ def test_a_run_across_two_jokes_is_no_copy() -> None:
     assert is_copy("abcdefghijklmnop", library)
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_samples_depend_on_the_seed_alone() -> None:
     torch.manual_seed(0)
     model = GPT2LMHeadModel(tiny_config(initializer_range=0.2))

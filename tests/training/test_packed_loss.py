@@ -10,6 +10,8 @@ from model_service.training.evaluate import losses
 from model_service.training.loss import packed_loss
 from tests.support.tiny_models import byte_tokenizer, tiny_config
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 JOKES = ["Ha!", "A duck walks into a bar.", "Knock knock. Who is there?", "Two owls.", "Moo, said the cow to the bee."]
 TOKENIZER = byte_tokenizer().backend_tokenizer
 EOS_ID = 256

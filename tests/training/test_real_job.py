@@ -15,7 +15,7 @@ from tests.support.service_process import ServiceProcess, model_table, running_s
 from tests.support.tiny_models import save_tiny_generator
 from tests.support.training_jobs import jsonl, make_job, make_rows
 
-HYPERPARAMETERS = {"n_epochs": 4, "batch_size": 12, "learning_rate_multiplier": 10.0}
+HYPERPARAMETERS = {"n_epochs": 4, "batch_size": 12, "learning_rate_multiplier": 30.0}
 METHOD = {"type": "supervised", "supervised": {"adapter": "full", "hyperparameters": HYPERPARAMETERS}}
 
 
