@@ -25,6 +25,7 @@ from tokenizers import Tokenizer
 
 from model_service.engine.answer import Answer
 from model_service.engine.detokenizer import token_bytes
+from model_service.engine.engine_config import EngineConfig
 from model_service.engine.runner import Result, Runner
 from model_service.engine.scheduler import Scheduler
 from model_service.engine.sequence import Piece, SamplingParams, Sequence
@@ -35,21 +36,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 BAD_STEPS = 3  # in a row, and the engine gives up
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """What an engine is told about its model and its limits."""
-
-    model_id: str
-    context_len: int
-    vocab_size: int
-    eos_token_id: int
-    max_num_seqs: int = 16
-    max_queue: int = 256
-    weights: str = "float32"
-    device_map: tuple[tuple[str, str], ...] = ()
-    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 
 from model_service.engine.classifier import Classifier
-from model_service.engine.engine import Engine, EngineConfig
+from model_service.engine.engine import Engine
+from model_service.engine.engine_config import EngineConfig
 from model_service.engine.runner import ModelRunner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from model_service.engine.engine import Engine, EngineConfig
+from model_service.engine.engine import Engine
+from model_service.engine.engine_config import EngineConfig
 from model_service.engine.loading import load
 from model_service.engine.runner import Result
 from model_service.engine.scheduler import Chunk, Move
