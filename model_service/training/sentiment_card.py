@@ -69,15 +69,17 @@ the chat lines aside, are not part of this project; only these weights are.
 
 ## Made by
 `punchline train sentiment` from seed {seed}, on two CPU cores: {steps:,} steps in {minutes:.0f} minutes. Token vectors
-start from co-occurrence in all the texts (positive mutual information, reduced by SVD), the rest from nothing.
+start from co-occurrence in all the texts (positive mutual information, reduced by SVD), the rest from nothing. The
+share of positive phrases in the training texts is taken out of the answers at the end.
 
 ## Answers
 {answers}
 
 ## Limits
-It weighs words and short phrases; irony, jokes at somebody's expense and long arguments escape it, and a plain
-fact with a sad word in it may read as negative. English only. It was trained on film reviews and on tweets of 2010: do
-not use it to judge people, to moderate on its own, or for anything that matters.
+It weighs words and short phrases; irony ("great, it crashed again"), understatement ("not bad at all"), jokes at
+somebody's expense and long arguments escape it, and a plain fact with a sad word in it may read as negative. English
+only. It was trained on film reviews and on tweets of 2010: do not use it to judge people, to moderate on its own, or
+for anything that matters.
 """
 
 

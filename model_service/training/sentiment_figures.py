@@ -30,7 +30,7 @@ def accuracy(model: GPT2ForSequenceClassification, tokenizer: Tokenizer, texts: 
     probs = probabilities(model, tokenizer, [t.text for t in texts])
     probs[torch.tensor([t.binary for t in texts]), LABELS.index("neutral")] = 0.0
     right = [LABELS[i] == t.label for i, t in zip(probs.argmax(-1).tolist(), texts, strict=True)]
-    return round(100 * sum(right) / len(right), 2)
+    return 100 * sum(right) / len(right)
 
 
 def macro_f1(model: GPT2ForSequenceClassification, tokenizer: Tokenizer, texts: Sequence[Labelled]) -> float:
@@ -41,4 +41,4 @@ def macro_f1(model: GPT2ForSequenceClassification, tokenizer: Tokenizer, texts: 
         2 * int(((said == i) & (truth == i)).sum()) / max(1, int((said == i).sum() + (truth == i).sum()))
         for i in range(len(LABELS))
     ]
-    return round(100 * sum(f1) / len(f1), 2)
+    return 100 * sum(f1) / len(f1)
