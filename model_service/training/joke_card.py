@@ -42,8 +42,8 @@ Seppi, Reddit), short-jokes-dataset (scraped from several sites), CleanComedy go
 pyjokes (BSD), JokeAPI (MIT). The data are not part of this project; only these weights are.
 
 ## Made by
-`punchline train joke` from seed {seed}, on two CPU cores: Muon on the blocks' matrices, AdamW on the rest, jokes packed
-several to a row with attention restarted per joke.
+`punchline train joke --compile` from seed {seed}, on two CPU cores: Muon on the blocks' matrices, AdamW on the rest,
+jokes packed several to a row with attention restarted per joke.
 
 ## Samples
 Seeds 1 to {num_samples}, temperature {temperature}, top_p {top_p}; none was chosen, and {num_filtered} that held a

@@ -44,7 +44,7 @@ EOS = "<|endoftext|>"
 class PretrainConfig:
     """Everything the result depends on, data aside."""
 
-    steps: int = 2100
+    steps: int = 1750
     seed: int = 7
     vocab_size: int = 6144
     n_embd: int = 256
@@ -57,7 +57,7 @@ class PretrainConfig:
     adam_lr: float = 2e-3
     weight_decay: float = 0.05
     warmup_steps: int = 60
-    decay_fraction: float = 3 / 7
+    decay_fraction: float = 11 / 35
     forms: Forms = field(default_factory=Forms)
     num_samples: int = 24  # in the model card
 
