@@ -136,11 +136,10 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read(client: aiohtt
     for body in (io.BytesIO(b" " * (5 * 2**20)), endless()):
         async with client.post("/v1/completions", data=body) as response:
             assert response.status == 413
-            assert response.connection is not None
-            transport = response.connection.transport
+            transport = response.connection and response.connection.transport
             error = (await response.json())["error"]
-        assert transport is not None
-        transport.abort()  # closed politely it would wait, past the end of the test, to send what nobody reads
+        if transport:  # closed politely it would wait, past the end of the test, to send what nobody reads
+            transport.abort()
         assert error["message"] == "The body may have at most 4194304 bytes."
         assert error["code"] == "too_large"
 
