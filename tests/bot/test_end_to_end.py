@@ -53,7 +53,7 @@ async def test_many_at_once_and_a_stop_in_the_middle(real_service: ServiceProces
         await stage.robin.wait_for(lambda _: len(ended()) == 12, timeout_s=60)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 async def test_a_server_trains_its_own_model_and_jokes_go_on_meanwhile(
     real_service: ServiceProcess, tmp_path: Path
 ) -> None:
@@ -74,7 +74,7 @@ async def test_a_server_trains_its_own_model_and_jokes_go_on_meanwhile(
 
         end = ("The new model is better", "is not better", "failed")
         done = await stage.morgan.wait_for(
-            lambda m: m["id"] == message["id"] and any(text in m["content"] for text in end), timeout_s=180
+            lambda m: m["id"] == message["id"] and any(text in m["content"] for text in end), timeout_s=400
         )
         assert "The new model is better" in done["content"], done["content"]
         live = await stage.store.settings.get(stage.guild_id, "joke_model")
