@@ -175,7 +175,7 @@ class SentimentTraining:
         self.model = make_model(config)
         self._start_from_vectors([*dict.fromkeys(t.text for t in labelled), *self.data.jokes])
         self.loss: Callable[..., Tensor] = torch.compile(classifier_loss) if compile else classifier_loss
-        self.step, self.minutes = 0, 0.0
+        self.step = 0
 
     def _start_from_vectors(self, texts: list[str]) -> None:
         encoded = [e.ids for e in self.tokenizer.encode_batch(texts)]
@@ -215,7 +215,6 @@ class SentimentTraining:
             if self.step % 200 == 199:
                 log.info("held-out: %s", measure(self.model, self.tokenizer, self.data))
         remove_prior(self.model, labelled)
-        self.minutes = (time.perf_counter() - start) / 60
 
     def _optimizers(self) -> list[tuple[torch.optim.Optimizer, float]]:
         named = list(self.model.named_parameters())
@@ -249,7 +248,6 @@ class SentimentTraining:
             "tweets_dev_majority": round(100 * tweets.count("positive") / len(tweets), 2),
             **{f"{name}_texts": len(getattr(data, name)) for name in SETS},
             "steps": self.step + 1,
-            "minutes": round(self.minutes, 1),
             "parameters": shipped.num_parameters(),
         }
         write_card(folder, figures, answers_table(SHOWN, probabilities(shipped, self.tokenizer, SHOWN)))
