@@ -68,9 +68,9 @@ Texts that are only ever positive or negative teach nothing about neutral: their
 the chat lines aside, are not part of this project; only these weights are.
 
 ## Made by
-`punchline train sentiment --compile` from seed {seed}, on two CPU cores: {steps:,} steps. Token vectors start from co-occurrence in all the texts (positive mutual information, reduced by SVD),
-the rest from nothing. The share of positive phrases in the training texts is taken out of the answers at the
-end.
+`punchline train sentiment --compile` from seed {seed}, on two CPU cores: {steps:,} steps. Token vectors start
+from co-occurrence in all the texts (positive mutual information, reduced by SVD), the rest from nothing. The
+share of positive phrases in the training texts is taken out of the answers at the end.
 
 ## Answers
 {answers}
