@@ -7,6 +7,7 @@ import torch
 from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
+from model_service.engine.forward import TorchForward
 from model_service.engine.runner import ModelRunner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint
 
@@ -40,7 +41,7 @@ def load(
         size_bytes=checkpoint.size_bytes,
     )
     try:
-        return Engine(config, ModelRunner(model, max_num_seqs), checkpoint.tokenizer)
+        return Engine(config, ModelRunner(TorchForward(model, max_num_seqs)), checkpoint.tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
 

@@ -10,12 +10,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model_service.engine.attention import StepAttention
-from model_service.engine.kv_cache import KVCache
+from model_service.engine.forward import Forward
 from model_service.engine.sampler import sample, token_logprobs
 from model_service.engine.scheduler import Chunk, Move
 from model_service.engine.sequence import Sequence, TokenLogprob
-from model_service.models.gpt2 import GPT2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +47,24 @@ class Runner(Protocol):
 
 
 class ModelRunner:
-    """Runs a GPT-2 on its device, with fixed KV slots."""
+    """Runs a model and draws from its logits."""
 
-    def __init__(self, model: GPT2, num_slots: int) -> None:
-        self._model = model
-        self._cache = KVCache(model, num_slots, model.shape.n_positions)
+    def __init__(self, forward: Forward) -> None:
+        self._forward = forward
 
     def move(self, move: Move) -> None:
         """Move a sequence's cache to another slot."""
-        self._cache.move(move)
+        self._forward.move(move)
 
     def clear(self, slot: int) -> None:
         """Wipe a slot whose content is broken."""
-        self._cache.clear(slot)
+        self._forward.clear(slot)
 
     @torch.inference_mode()
     def step(self, chunks: Seq[Chunk]) -> list[Result]:
         """Run one forward pass over all chunks and draw the due tokens."""
         chunks = sorted(chunks, key=lambda c: c.end - c.start > 1)  # single tokens first; the sort is stable
-        hidden = self._hidden(chunks)
+        hidden = self._forward.hidden(chunks)
         results, due, last_rows = [], [], []
         row = 0
         for chunk in chunks:
@@ -80,17 +77,8 @@ class ModelRunner:
             else:
                 results.append(Result(chunk.sequence, prompt_logprobs=prompt))
         if due:
-            results += self._draw(due, self._model.logits(hidden[last_rows]))
+            results += self._draw(due, self._forward.logits(hidden[last_rows]))
         return results
-
-    def _hidden(self, chunks: Seq[Chunk]) -> Tensor:
-        ids = [t for c in chunks for t in c.sequence.token_ids[c.start : c.end]]
-        positions = [p for c in chunks for p in range(c.start, c.end)]
-        model = self._model
-        attention = StepAttention(chunks, self._cache, model.shape, model.device)
-        return model.hidden(
-            torch.tensor(ids, device=model.device), torch.tensor(positions, device=model.device), attention
-        )
 
     def _draw(self, due: list[tuple[Sequence, tuple[TokenLogprob, ...]]], logits: Tensor) -> list[Result]:
         """Draw a token per row of logits (B, V); a row that is not finite gets none."""
@@ -117,5 +105,5 @@ class ModelRunner:
         first = (TokenLogprob(chunk.sequence.token_ids[0], None),) if chunk.start == 0 else ()
         if not following:
             return first
-        logits = self._model.logits(hidden[: len(following)])
+        logits = self._forward.logits(hidden[: len(following)])
         return first + tuple(token_logprobs(logits, following, [params.logprobs] * len(following)))

@@ -1,0 +1,65 @@
+"""A model with its cache, as the runner sees it: tokens in, hidden states and logits out.
+
+`TorchForward` is the plain one: any device, any float format, equal to transformers token for token in float32.
+"""
+
+from collections.abc import Sequence as Seq
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model_service.engine.attention import StepAttention
+from model_service.engine.kv_cache import KVCache
+from model_service.engine.scheduler import Chunk, Move
+from model_service.models.gpt2 import GPT2
+
+
+class Forward(Protocol):
+    """What the runner needs of a model. Keys and values of `chunks` are in the cache once `hidden` returns."""
+
+    def hidden(self, chunks: Seq[Chunk]) -> Tensor:
+        """Run the chunks' tokens through all layers. Returns (N, E), in the order of the chunks, after the norm."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (B, V) float32 for rows of hidden states (B, E)."""
+        ...
+
+    def move(self, move: Move) -> None:
+        """Move a sequence's cache to another slot."""
+        ...
+
+    def clear(self, slot: int) -> None:
+        """Wipe a slot whose content is broken."""
+        ...
+
+
+class TorchForward:
+    """A GPT-2 in torch on one device, with fixed KV slots. Single tokens must come first among the chunks."""
+
+    def __init__(self, model: GPT2, num_slots: int) -> None:
+        self._model = model
+        self._cache = KVCache(model, num_slots, model.shape.n_positions)
+
+    def hidden(self, chunks: Seq[Chunk]) -> Tensor:
+        """Run the chunks' tokens through all layers. Returns (N, E)."""
+        ids = [t for c in chunks for t in c.sequence.token_ids[c.start : c.end]]
+        positions = [p for c in chunks for p in range(c.start, c.end)]
+        model = self._model
+        attention = StepAttention(chunks, self._cache, model.shape, model.device)
+        return model.hidden(
+            torch.tensor(ids, device=model.device), torch.tensor(positions, device=model.device), attention
+        )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (B, V) float32 for rows of hidden states (B, E)."""
+        return self._model.logits(hidden)
+
+    def move(self, move: Move) -> None:
+        """Move a sequence's cache to another slot."""
+        self._cache.move(move)
+
+    def clear(self, slot: int) -> None:
+        """Wipe a slot whose content is broken."""
+        self._cache.clear(slot)
