@@ -15,8 +15,6 @@ import logging
 import queue
 import secrets
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,9 +24,10 @@ from tokenizers import Tokenizer
 from model_service.engine.answer import Answer
 from model_service.engine.detokenizer import token_bytes
 from model_service.engine.engine_config import EngineConfig
+from model_service.engine.readers import Events, Readers
 from model_service.engine.runner import Result, Runner
 from model_service.engine.scheduler import Scheduler
-from model_service.engine.sequence import Piece, SamplingParams, Sequence
+from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.engine.stream import Stream
 from model_service.errors import EngineDead, PromptTooLong, QueueFull, ServiceError
 
@@ -48,14 +47,6 @@ class _Close:
     pass
 
 
-@dataclass(slots=True)
-class _Events:
-    """What one step tells the event loop."""
-
-    started: list[int]
-    pieces: list[tuple[int, Piece | Exception]]
-
-
 class Engine:
     """One loaded language model. Make it and use it on the event loop; `close` it before dropping it."""
 
@@ -66,10 +57,7 @@ class Engine:
         self._runner = runner
         self._table = token_bytes(tokenizer)
         self._ids = itertools.count()
-        self._streams: dict[int, Stream] = {}  # event loop only
-        self._waiting: dict[int, str] = {}  # event loop only; whose each is, in order of arrival
-        self._arrived: dict[int, float] = {}  # event loop only
-        self._mean_s = 1.0  # of an answer, moving average
+        self._readers = Readers(config.max_num_seqs, lambda sequence_id: self._inbox.put(_Cancel(sequence_id)))
         self._dead: EngineDead | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: queue.SimpleQueue[Answer | _Cancel | _Close] = queue.SimpleQueue()
@@ -112,12 +100,12 @@ class Engine:
     @property
     def num_waiting(self) -> int:
         """Sequences without a slot."""
-        return len(self._waiting)
+        return self._readers.num_waiting
 
     @property
     def num_running(self) -> int:
         """Sequences with a slot."""
-        return len(self._streams) - len(self._waiting)
+        return len(self._readers) - self._readers.num_waiting
 
     @property
     def alive(self) -> bool:
@@ -139,15 +127,12 @@ class Engine:
             raise self._dead
         if len(prompt_ids) + params.max_tokens > self.context_len:
             raise PromptTooLong(len(prompt_ids), params.max_tokens, self.context_len)
-        if len(self._streams) >= self.config.max_num_seqs + self.config.max_queue:
-            raise QueueFull(retry_after_s=self._eta_s(len(self._waiting)))
+        if len(self._readers) >= self.config.max_num_seqs + self.config.max_queue:
+            raise QueueFull(retry_after_s=self._readers.eta_s(self.num_waiting))
         self._loop = asyncio.get_running_loop()
         seed = secrets.randbits(64) if params.seed is None else params.seed
         sequence = Sequence(next(self._ids), prompt_ids, params, seed, user)
-        stream = Stream(sequence.id, self._place, self._leave)
-        self._streams[sequence.id] = stream
-        self._waiting[sequence.id] = user
-        self._arrived[sequence.id] = time.monotonic()
+        stream = self._readers.add(sequence.id, user)
         self._inbox.put(Answer(sequence, self._table, self.config.eos_token_id))
         return stream
 
@@ -157,48 +142,9 @@ class Engine:
         self._inbox.put(_Close())
         await asyncio.to_thread(self._thread.join)
 
-    # --- event loop ---------------------------------------------------------------------------------------------
-
-    def _place(self, sequence_id: int) -> tuple[int, float] | None:
-        """Guess the place in the queue: users take turns, so the nth of one user's waits for n of everybody's."""
-        if sequence_id not in self._waiting:
-            return None
-        user = self._waiting[sequence_id]
-        turn = [i for i, u in self._waiting.items() if u == user].index(sequence_id) + 1
-        others = Counter(u for u in self._waiting.values() if u != user)
-        position = turn + sum(min(count, turn) for count in others.values())
-        return position, self._eta_s(position)
-
-    def _eta_s(self, position: int) -> float:
-        return round(self._mean_s * position / self.config.max_num_seqs, 1)
-
-    def _leave(self, sequence_id: int) -> None:
-        if self._forget(sequence_id):
-            self._inbox.put(_Cancel(sequence_id))
-
-    def _forget(self, sequence_id: int) -> bool:
-        """Drop a stream; true if it was still known."""
-        self._waiting.pop(sequence_id, None)
-        self._arrived.pop(sequence_id, None)
-        return self._streams.pop(sequence_id, None) is not None
-
-    def _deliver(self, events: _Events) -> None:
-        for sequence_id in events.started:
-            self._waiting.pop(sequence_id, None)
-        for sequence_id, item in events.pieces:
-            stream = self._streams.get(sequence_id)
-            if stream is None:
-                continue
-            stream.put(item)
-            if isinstance(item, Exception) or item.finish_reason:
-                self._mean_s += 0.1 * (time.monotonic() - self._arrived[sequence_id] - self._mean_s)
-                self._forget(sequence_id)
-
     def _die(self, error: EngineDead) -> None:
         self._dead = self._dead or error
-        for sequence_id, stream in list(self._streams.items()):
-            stream.put(error)
-            self._forget(sequence_id)
+        self._readers.end_all(error)
 
     # --- engine thread ------------------------------------------------------------------------------------------
 
@@ -228,9 +174,9 @@ class Engine:
                     self._answers[item.sequence.id] = item
                     self._scheduler.add(item.sequence)
 
-    def _step(self) -> _Events:
+    def _step(self) -> Events:
         chunks = self._scheduler.schedule()
-        events = _Events(started=[c.sequence.id for c in chunks if c.start == 0], pieces=[])
+        events = Events(started=[c.sequence.id for c in chunks if c.start == 0], pieces=[])
         try:
             results = self._runner.step(chunks)
         except Exception as error:
@@ -251,7 +197,7 @@ class Engine:
             self._answer(result, events)
         return events
 
-    def _answer(self, result: Result, events: _Events) -> None:
+    def _answer(self, result: Result, events: Events) -> None:
         """Add what a result means for its reader, and let the sequence go if that was its end."""
         sequence = result.sequence
         if not result.finite:
@@ -276,9 +222,9 @@ class Engine:
         if move := self._scheduler.finish(sequence):
             self._runner.move(move)
 
-    def _tell(self, events: _Events) -> None:
+    def _tell(self, events: Events) -> None:
         if events.started or events.pieces:
-            self._call(self._deliver, events)
+            self._call(self._readers.deliver, events)
 
     def _call(self, function: Callable[[T], None], argument: T) -> None:
         loop = self._loop
