@@ -17,6 +17,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 from tokenizers import Tokenizer
@@ -29,7 +30,8 @@ from model_service.engine.runner import Result, Runner
 from model_service.engine.scheduler import Scheduler
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.engine.stream import Stream
-from model_service.errors import EngineDead, PromptTooLong, QueueFull, ServiceError
+from model_service.errors import EngineDead, ModelNotFound, PromptTooLong, QueueFull, ServiceError
+from model_service.models.lora import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Engine:
         self._table = token_bytes(tokenizer)
         self._ids = itertools.count()
         self._readers = Readers(config.max_num_seqs, lambda sequence_id: self._inbox.put(_Cancel(sequence_id)))
+        self._adapters: dict[str, Adapter] = {}  # those that new sequences may ask for
         self._dead: EngineDead | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: queue.SimpleQueue[Answer | _Cancel | _Close] = queue.SimpleQueue()
@@ -120,18 +123,36 @@ class Engine:
         """Return one token as text; a part of a character reads as U+FFFD."""
         return self._table[token_id].decode("utf-8", "replace") if token_id < len(self._table) else ""
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "") -> Stream:
-        """Queue a sequence. Raises PromptTooLong, QueueFull or EngineDead; an empty prompt starts from end-of-text."""
+    async def load_adapter(self, name: str, folder: Path) -> int:
+        """Read an adapter; sequences that are submitted with its name from now on use it. Returns its bytes.
+
+        Raises CheckpointError. Nothing waits for it: the files are read in a thread, and what runs goes on.
+        """
+        adapter = await asyncio.to_thread(self._runner.read_adapter, name, folder)
+        self._adapters[name] = adapter
+        return adapter.size_bytes
+
+    def drop_adapter(self, name: str) -> None:
+        """Refuse new sequences with this adapter; its memory is free when the last running one has ended."""
+        self._adapters.pop(name, None)
+
+    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "", adapter: str = "") -> Stream:
+        """Queue a sequence; an empty prompt starts from end-of-text. adapter: by name; without one, the model itself.
+
+        Raises PromptTooLong, QueueFull, EngineDead, or ModelNotFound for an adapter that is not loaded.
+        """
         prompt_ids = prompt_ids or [self.config.eos_token_id]
         if self._dead:
             raise self._dead
+        if adapter and adapter not in self._adapters:
+            raise ModelNotFound(adapter, list(self._adapters))
         if len(prompt_ids) + params.max_tokens > self.context_len:
             raise PromptTooLong(len(prompt_ids), params.max_tokens, self.context_len)
         if len(self._readers) >= self.config.max_num_seqs + self.config.max_queue:
             raise QueueFull(retry_after_s=self._readers.eta_s(self.num_waiting))
         self._loop = asyncio.get_running_loop()
         seed = secrets.randbits(64) if params.seed is None else params.seed
-        sequence = Sequence(next(self._ids), prompt_ids, params, seed, user)
+        sequence = Sequence(next(self._ids), prompt_ids, params, seed, user, self._adapters.get(adapter))
         stream = self._readers.add(sequence.id, user)
         self._inbox.put(Answer(sequence, self._table, self.config.eos_token_id))
         return stream

@@ -9,14 +9,24 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from model_service.engine.adapters import AdapterStack
 from model_service.engine.attention import StepAttention
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk, Move
 from model_service.models.gpt2 import GPT2
+from model_service.models.lora import Host
 
 
 class Forward(Protocol):
-    """What the runner needs of a model. Keys and values of `chunks` are in the cache once `hidden` returns."""
+    """What the runner needs of a model. Keys and values of `chunks` are in the cache once `hidden` returns.
+
+    A chunk whose `sequence.adapter` is not None runs with that adapter added to the model's linears.
+    """
+
+    @property
+    def host(self) -> Host:
+        """What adapters must fit, and the number format and device their matrices are wanted in."""
+        ...
 
     def hidden(self, chunks: Seq[Chunk]) -> Tensor:
         """Run the chunks' tokens through all layers. Returns (N, E), in the order of the chunks, after the norm."""
@@ -41,6 +51,8 @@ class TorchForward:
     def __init__(self, model: GPT2, num_slots: int) -> None:
         self._model = model
         self._cache = KVCache(model, num_slots, model.shape.n_positions)
+        self._stack = AdapterStack()
+        self.host = Host.of(model)
 
     def hidden(self, chunks: Seq[Chunk]) -> Tensor:
         """Run the chunks' tokens through all layers. Returns (N, E)."""
@@ -49,7 +61,10 @@ class TorchForward:
         model = self._model
         attention = StepAttention(chunks, self._cache, model.shape, model.device)
         return model.hidden(
-            torch.tensor(ids, device=model.device), torch.tensor(positions, device=model.device), attention
+            torch.tensor(ids, device=model.device),
+            torch.tensor(positions, device=model.device),
+            attention,
+            self._stack.step(chunks),
         )
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ The engine only knows `Runner`; tests script one without a model.
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,6 +15,7 @@ from model_service.engine.forward import Forward
 from model_service.engine.sampler import sample, token_logprobs
 from model_service.engine.scheduler import Chunk, Move
 from model_service.engine.sequence import Sequence, TokenLogprob
+from model_service.models.lora import Adapter, read_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,10 @@ class Runner(Protocol):
         """Wipe a slot whose content is broken."""
         ...
 
+    def read_adapter(self, name: str, folder: Path) -> Adapter:
+        """Read an adapter for sequences to carry. Blocks, on any thread. Raises CheckpointError."""
+        ...
+
 
 class ModelRunner:
     """Runs a model and draws from its logits."""
@@ -59,6 +65,10 @@ class ModelRunner:
     def clear(self, slot: int) -> None:
         """Wipe a slot whose content is broken."""
         self._forward.clear(slot)
+
+    def read_adapter(self, name: str, folder: Path) -> Adapter:
+        """Read an adapter for sequences to carry. Blocks, on any thread. Raises CheckpointError."""
+        return read_adapter(name, folder, self._forward.host)
 
     @torch.inference_mode()
     def step(self, chunks: Seq[Chunk]) -> list[Result]:

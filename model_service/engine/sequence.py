@@ -7,7 +7,10 @@ A request (wire) becomes one or more sequences (engine). A status only moves for
 
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from model_service.models.lora import Adapter  # torch is behind it
 
 FinishReason = Literal["stop", "length"]
 
@@ -75,14 +78,23 @@ class Status(IntEnum):
 class Sequence:
     """One prompt with its answer so far. It belongs to the engine's thread once submitted."""
 
-    __slots__ = ("id", "num_computed", "params", "prompt_len", "seed", "slot", "status", "token_ids", "user")
+    __slots__ = ("adapter", "id", "num_computed", "params", "prompt_len", "seed", "slot", "status", "token_ids", "user")
 
-    def __init__(self, id: int, prompt_ids: list[int], params: SamplingParams, seed: int, user: str = "") -> None:
+    def __init__(
+        self,
+        id: int,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        seed: int,
+        user: str = "",
+        adapter: "Adapter | None" = None,
+    ) -> None:
         assert prompt_ids
         self.id = id
         self.params = params
         self.seed = seed
         self.user = user
+        self.adapter = adapter  # kept alive by those who use it, also after it was dropped
         self.token_ids = list(prompt_ids)  # prompt, then answer
         self.prompt_len = len(prompt_ids)
         self.num_computed = 0  # tokens whose keys and values are in the cache

@@ -34,6 +34,14 @@ class Attend(Protocol):
         ...
 
 
+class Adapt(Protocol):
+    """Adds in place to what a linear of a layer made of x: (N, in) to y: (N, out). linear: qkv, proj, up or down."""
+
+    def __call__(self, layer: int, linear: str, x: Tensor, y: Tensor, /) -> None:
+        """Add to y."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GPT2Shape:
     """The numbers of config.json that decide what is computed."""
@@ -139,15 +147,22 @@ class GPT2:
         """What the weights and hidden states are held in."""
         return self.wte.dtype
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
+    def hidden(self, input_ids: Tensor, position_ids: Tensor, attend: Attend, adapt: Adapt | None = None) -> Tensor:
         """Run all layers. input_ids, position_ids: (N,) int64. Returns (N, E) after the final norm."""
+
+        def linear(name: str, x: Tensor) -> Tensor:
+            y: Tensor = getattr(block, name)(x)
+            if adapt is not None:
+                adapt(layer, name, x, y)
+            return y
+
         heads = (-1, self.shape.n_head, self.shape.head_size)
         x = self.wte[input_ids] + self.wpe[position_ids]
         for layer, block in enumerate(self.blocks):
-            q, k, v = block.qkv(self._norm(x, block.ln_1)).chunk(3, dim=-1)  # (N, E) each
+            q, k, v = linear("qkv", self._norm(x, block.ln_1)).chunk(3, dim=-1)  # (N, E) each
             attended = attend(layer, q.view(heads), k.view(heads), v.view(heads))
-            x = x + block.proj(attended.reshape(x.shape))
-            x = x + block.down(self._act(block.up(self._norm(x, block.ln_2))))
+            x = x + linear("proj", attended.reshape(x.shape))
+            x = x + linear("down", self._act(linear("up", self._norm(x, block.ln_2))))
         return self._norm(x, self.ln_f)
 
     def logits(self, hidden: Tensor) -> Tensor:

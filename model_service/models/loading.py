@@ -79,7 +79,7 @@ def choose_weights(weights: str, device: torch.device) -> str:
 def read_checkpoint(source: str, *, weights: str = "auto", device: str = "cpu") -> Checkpoint:
     """Load a GPT-2 checkpoint. Raises CheckpointError with what is wrong; blocks for as long as the disk takes."""
     folder = find_folder(source)
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     target = torch.device(device)
     chosen = choose_weights(weights, target)
     try:
@@ -93,7 +93,8 @@ def read_checkpoint(source: str, *, weights: str = "auto", device: str = "cpu") 
     return Checkpoint(model, read_tokenizer(folder), config, folder, tensors, chosen)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises CheckpointError."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -105,7 +106,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_tensors(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     index = folder / "model.safetensors.index.json"
-    names = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
     tensors: dict[str, Tensor] = {}
     for name in names:
         if not (folder / name).exists():

@@ -1,0 +1,179 @@
+"""Reads LoRA adapters as PEFT saves them: adapter_config.json and adapter_model.safetensors. No pickle, ever.
+
+    y = W x + b  +  scale * B (A x)          A (r, in), B (out, r) beside a frozen W (out, in)
+
+An adapter changes what a linear layer of the base model gives by a product of two thin matrices. What PEFT can do
+beyond that (DoRA, trained biases, replaced layers, ...) is refused by name: it would answer, but wrongly.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model_service.models.gpt2 import GPT2
+from model_service.models.loading import CheckpointError, read_json
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+LINEARS = {"attn.c_attn": "qkv", "attn.c_proj": "proj", "mlp.c_fc": "up", "mlp.c_proj": "down"}
+TENSOR_NAME = re.compile(r"base_model\.model\.((?:transformer\.)?h\.(\d+)\.(\w+\.\w+))\.lora_(A|B)\.weight")
+USED = {"alpha_pattern", "lora_alpha", "peft_type", "use_rslora"}
+HARMLESS = {  # they say where the tensors came from or where they go, which the tensors say too
+    *("auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "exclude_modules", "fan_in_fan_out"),
+    *("inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core", "peft_version"),
+    *("qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type"),
+}
+KEPT_BASE = (True, False, "gaussian", "eva", "orthogonal")  # the other first values change the base model's weights
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to one linear layer: b @ (a @ x). `b` holds the scale already."""
+
+    a: Tensor  # (r, in)
+    b: Tensor  # (out, r)
+
+    @property
+    def rank(self) -> int:
+        """Rows of `a`; layers of one adapter may differ in it."""
+        return self.a.shape[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Adapter:
+    """A LoRA adapter in memory, read-only. Two of them are equal only if they are the same object.
+
+    layers[i] holds what is added in layer i, by linear (qkv, proj, up, down); those it leaves alone are absent.
+    """
+
+    name: str
+    rank: int  # the largest
+    layers: tuple[Mapping[str, LowRank], ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """What its matrices take."""
+        return sum(low.a.nbytes + low.b.nbytes for layer in self.layers for low in layer.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an adapter must fit, and how its matrices are held: the base model's sizes, format and device."""
+
+    n_layer: int
+    n_embd: int
+    n_inner: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @classmethod
+    def of(cls, model: GPT2, dtype: torch.dtype | None = None) -> "Host":
+        """Describe a model. dtype: of the matrices, if not the model's own."""
+        n_inner = model.blocks[0].up.bias.shape[0]
+        return cls(len(model.blocks), model.shape.n_embd, n_inner, dtype or model.dtype, model.device)
+
+    def sizes(self, linear: str) -> tuple[int, int]:
+        """Return (in, out) of a linear."""
+        embd, inner = self.n_embd, self.n_inner
+        return {"qkv": (embd, 3 * embd), "proj": (embd, embd), "up": (embd, inner), "down": (inner, embd)}[linear]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and not a whole model."""
+    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors*"))
+
+
+def base_source(folder: Path) -> str | None:
+    """Return the folder or hub id of the model an adapter was trained on, if it says so. Raises CheckpointError."""
+    base = read_json(folder / CONFIG).get("base_model_name_or_path")
+    return str(base) if base else None
+
+
+def read_adapter(name: str, folder: Path, host: Host) -> Adapter:
+    """Read an adapter for a base model. Raises CheckpointError with what is wrong; blocks like the disk does."""
+    config = read_json(folder / CONFIG)
+    if why := _refusal(config):
+        raise CheckpointError(f"The adapter in {folder} cannot run: {why}.")
+    halves: dict[tuple[int, str], dict[str, Tensor]] = {}
+    modules: dict[tuple[int, str], str] = {}
+    for key, tensor in _tensors(folder):
+        match = TENSOR_NAME.fullmatch(key)
+        if match is None or match[3] not in LINEARS:
+            raise CheckpointError(
+                f"The adapter in {folder} cannot run: it changes {key}, not a linear of a GPT-2 block."
+            )
+        place = int(match[2]), LINEARS[match[3]]
+        modules[place] = match[1]
+        halves.setdefault(place, {})[match[4]] = tensor
+    layers: tuple[dict[str, LowRank], ...] = tuple({} for _ in range(host.n_layer))
+    for (layer, linear), pair in halves.items():
+        if why := _misfit(layer, linear, pair, host):
+            raise CheckpointError(f"The adapter in {folder} does not fit its base model: {why}.")
+        layers[layer][linear] = _scaled(pair["A"], pair["B"], _scale(config, modules[layer, linear], pair["A"]), host)
+    if not halves:
+        raise CheckpointError(f"The adapter in {folder} cannot run: {TENSORS} holds nothing.")
+    if not all(low.a.isfinite().all() and low.b.isfinite().all() for layer in layers for low in layer.values()):
+        raise CheckpointError(f"The adapter in {folder} cannot run: some of its numbers are not finite.")
+    return Adapter(name, max(low.rank for layer in layers for low in layer.values()), layers)
+
+
+def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    if not (folder / TENSORS).exists():
+        raise CheckpointError(f"{folder} has no {TENSORS}: only safetensors are loaded.")
+    try:
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                yield key, file.get_tensor(key)
+    except SafetensorError as error:
+        raise CheckpointError(f"{folder / TENSORS} could not be read: {error}") from error
+
+
+def _refusal(config: Mapping[str, Any]) -> str:
+    """Say which setting asks for something that is not computed here; empty if none does."""
+    if config.get("peft_type") != "LORA":
+        return f"its peft_type is {config.get('peft_type')!r}; LORA is the one that runs here"
+    for key, value in config.items():
+        if not value or key in USED or key in HARMLESS or (key, value) == ("bias", "none"):
+            continue
+        if key == "init_lora_weights" and value in KEPT_BASE:
+            continue
+        return f"it sets {key} to {value!r}, which does not run here"
+    return ""
+
+
+def _misfit(layer: int, linear: str, pair: Mapping[str, Tensor], host: Host) -> str:
+    """Say why a pair of matrices cannot stand beside a linear of the base; empty if it can."""
+    if layer >= host.n_layer:
+        return f"it has a layer {layer}, the base has layers 0 to {host.n_layer - 1}"
+    if pair.keys() != {"A", "B"}:
+        return f"of layer {layer} {linear} it has only lora_{next(iter(pair))}"
+    (inputs, outputs), a, b = host.sizes(linear), pair["A"], pair["B"]
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
+        return f"layer {layer} {linear} pairs matrices of {tuple(a.shape)} and {tuple(b.shape)}"
+    if (a.shape[1], b.shape[0]) != (inputs, outputs):
+        return (
+            f"its layer {layer} {linear} goes from {a.shape[1]} to {b.shape[0]}, the base's from {inputs} to {outputs}"
+        )
+    return ""
+
+
+def _scale(config: Mapping[str, Any], module: str, a: Tensor) -> float:
+    """Return what the product is multiplied by. module: its name in the base model, `transformer.h.0.attn.c_attn`."""
+    alpha = float(config.get("lora_alpha", 8))
+    for pattern, special in (config.get("alpha_pattern") or {}).items():  # the first that matches, as in PEFT
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            alpha = float(special)
+            break
+    rank = a.shape[0]
+    return alpha / (rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float, host: Host) -> LowRank:
+    return LowRank(
+        a.to(host.device, host.dtype).contiguous(), (b.float() * scale).to(host.device, host.dtype).contiguous()
+    )
