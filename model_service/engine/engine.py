@@ -5,7 +5,7 @@
                        ├─ Submit, Cancel, Close ─>  ^                                   │
     Stream.put <───────┴────── one call_soon_threadsafe per step ──────────────────────┘
 
-Two threads share a queue, never an object. A step that raises fails the sequences that ran in it and the
+Two threads share a queue, never an object. A step that raises fails the sequences that run and the
 engine goes on; after three such steps in a row it is dead: every stream ends, and new ones are refused.
 """
 
@@ -15,6 +15,7 @@ import logging
 import queue
 import secrets
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from model_service.engine.detokenizer import token_bytes
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.readers import Events, Readers
 from model_service.engine.runner import Result, Runner
-from model_service.engine.scheduler import Scheduler
+from model_service.engine.scheduler import Copy, Plan, Scheduler
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.engine.stream import Stream
 from model_service.errors import EngineDead, ModelNotFound, PromptTooLong, QueueFull, ServiceError
@@ -56,6 +57,7 @@ class Engine:
         self.config = config
         self.tokenizer = tokenizer
         self.generated_tokens = 0
+        self.reused_tokens = 0  # of prompts: another sequence had computed them
         self._runner = runner
         self._table = token_bytes(tokenizer)
         self._ids = itertools.count()
@@ -196,33 +198,51 @@ class Engine:
                     self._scheduler.add(item.sequence)
 
     def _step(self) -> Events:
-        chunks = self._scheduler.schedule()
-        events = Events(started=[c.sequence.id for c in chunks if c.start == 0], pieces=[])
+        began = time.perf_counter()
+        plan = self._scheduler.schedule()
+        events = Events(started=[sequence.id for sequence in plan.started], pieces=[])
         try:
-            results = self._runner.step(chunks)
+            results = self._run_plan(plan)
         except Exception as error:
             self._bad_steps += 1
             if self._bad_steps == BAD_STEPS:
                 raise
-            log.exception("a step of %s failed; the %d sequences in it end", self.model_id, len(chunks))
-            failure = ServiceError("The model failed while it was answering. Try again in a moment.")
-            failure.__cause__ = error
-            events.pieces += [(c.sequence.id, failure) for c in chunks]
-            for chunk in chunks:
-                self._end(chunk.sequence)
+            self._fail(error, events)
             return events
         self._bad_steps = 0
-        for chunk in chunks:
+        self.reused_tokens = self._scheduler.reused_tokens
+        for chunk in plan.chunks:
             chunk.sequence.num_computed = chunk.end
         for result in results:
             self._answer(result, events)
+        took_s = time.perf_counter() - began
+        self._scheduler.budget.record(plan.num_streams, plan.num_prompt_tokens, took_s)
         return events
+
+    def _run_plan(self, plan: Plan) -> list[Result]:
+        for transfer in plan.transfers:
+            if isinstance(transfer, Copy):
+                self._runner.copy(transfer)
+            else:
+                self._runner.move(transfer)
+        return self._runner.step(plan.chunks)
+
+    def _fail(self, error: Exception, events: Events) -> None:
+        """End every running sequence: nobody knows how far a step came that raised."""
+        failed = self._scheduler.drop_running()
+        log.error("a step of %s failed; the %d sequences in it end", self.model_id, len(failed), exc_info=error)
+        failure = ServiceError("The model failed while it was answering. Try again in a moment.")
+        failure.__cause__ = error
+        for sequence in failed:
+            self._answers.pop(sequence.id, None)
+            events.pieces.append((sequence.id, failure))
 
     def _answer(self, result: Result, events: Events) -> None:
         """Add what a result means for its reader, and let the sequence go if that was its end."""
         sequence = result.sequence
         if not result.finite:
             self._runner.clear(sequence.slot)
+            self._scheduler.forget(sequence.slot)
             events.pieces.append((sequence.id, ServiceError("The model's numbers broke on this prompt. Change it.")))
             self._end(sequence)
             return

@@ -12,7 +12,7 @@ from torch import Tensor
 from model_service.engine.adapters import AdapterStack
 from model_service.engine.attention import StepAttention
 from model_service.engine.kv_cache import KVCache
-from model_service.engine.scheduler import Chunk, Move
+from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.models.gpt2 import GPT2
 from model_service.models.lora import Host
 
@@ -37,7 +37,11 @@ class Forward(Protocol):
         ...
 
     def move(self, move: Move) -> None:
-        """Move a sequence's cache to another slot."""
+        """Let two slots exchange what they hold; see `Move` for how much of it counts."""
+        ...
+
+    def copy(self, copy: Copy) -> None:
+        """Give a slot the beginning of what another holds."""
         ...
 
     def clear(self, slot: int) -> None:
@@ -53,6 +57,16 @@ class TorchForward:
         self._cache = KVCache(model, num_slots, model.shape.n_positions)
         self._stack = AdapterStack()
         self.host = Host.of(model)
+
+    @property
+    def model(self) -> GPT2:
+        """The weights."""
+        return self._model
+
+    @property
+    def cache(self) -> KVCache:
+        """Keys and values; whoever else writes them keeps to the slots of its sequences."""
+        return self._cache
 
     def hidden(self, chunks: Seq[Chunk]) -> Tensor:
         """Run the chunks' tokens through all layers. Returns (N, E)."""
@@ -72,8 +86,12 @@ class TorchForward:
         return self._model.logits(hidden)
 
     def move(self, move: Move) -> None:
-        """Move a sequence's cache to another slot."""
+        """Let two slots exchange what they hold."""
         self._cache.move(move)
+
+    def copy(self, copy: Copy) -> None:
+        """Give a slot the beginning of what another holds."""
+        self._cache.copy(copy)
 
     def clear(self, slot: int) -> None:
         """Wipe a slot whose content is broken."""

@@ -1,8 +1,9 @@
-"""Keys and values of the running sequences, in fixed slots.
+"""Keys and values of the running sequences, and of those that ran, in fixed slots.
 
     keys[layer]    (S, H, T, D)     slot, head, position, head size; values alike
 
-Slots are dense (see scheduler.py), so the running sequences are a prefix and attention reads a view.
+Slots are dense (see scheduler.py), so the running sequences are a prefix and attention reads a view. What they
+left behind stays until the slot is needed (see slots.py).
 What was never written is zero: attention multiplies it by a probability of 0, and 0 * NaN is NaN.
 """
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_service.engine.scheduler import Move
+from model_service.engine.scheduler import Copy, Move
 from model_service.models.gpt2 import GPT2
 
 
@@ -19,23 +20,32 @@ class KVCache:
 
     def __init__(self, model: GPT2, num_slots: int, context_len: int) -> None:
         shape = (num_slots, model.shape.n_head, context_len, model.shape.head_size)
-        self.keys = [_zeros(shape, model.dtype, model.device) for _ in model.blocks]
-        self.values = [_zeros(shape, model.dtype, model.device) for _ in model.blocks]
+        self._all = _zeros((2 * len(model.blocks), *shape), model.dtype, model.device)  # one: a transfer is one call
+        self.keys, self.values = list(self._all[0::2]), list(self._all[1::2])
 
     @property
     def size_bytes(self) -> int:
         """What is reserved in all."""
-        return sum(t.nbytes for t in (*self.keys, *self.values))
+        return self._all.nbytes
 
     def move(self, move: Move) -> None:
-        """Copy a sequence into the slot that became free."""
-        for cache in (*self.keys, *self.values):
-            cache[move.target, :, : move.length] = cache[move.source, :, : move.length]
+        """Let two slots exchange their first `length` tokens."""
+        here, there = self._beginning(move.source, move.length), self._beginning(move.target, move.length)
+        kept = there.clone()
+        there.copy_(here)
+        here.copy_(kept)
+
+    def copy(self, copy: Copy) -> None:
+        """Copy the first `length` tokens of a slot to another."""
+        self._beginning(copy.target, copy.length).copy_(self._beginning(copy.source, copy.length))
 
     def clear(self, slot: int) -> None:
         """Forget a slot whose content is not finite, so that it cannot reach the next sequence."""
-        for cache in (*self.keys, *self.values):
-            cache[slot].zero_()
+        self._all[:, slot].zero_()
+
+    def _beginning(self, slot: int, length: int) -> Tensor:
+        """Return (2 L, H, length, D), a view."""
+        return self._all[:, slot, :, :length]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

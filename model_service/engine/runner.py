@@ -13,7 +13,7 @@ from torch import Tensor
 
 from model_service.engine.forward import Forward
 from model_service.engine.sampler import sample, token_logprobs
-from model_service.engine.scheduler import Chunk, Move
+from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.engine.sequence import Sequence, TokenLogprob
 from model_service.models.lora import Adapter, read_adapter
 
@@ -40,7 +40,11 @@ class Runner(Protocol):
         ...
 
     def move(self, move: Move) -> None:
-        """Move a sequence's cache to another slot."""
+        """Let two slots exchange what they hold; see `Move` for how much of it counts."""
+        ...
+
+    def copy(self, copy: Copy) -> None:
+        """Give a slot the beginning of what another holds."""
         ...
 
     def clear(self, slot: int) -> None:
@@ -59,8 +63,12 @@ class ModelRunner:
         self._forward = forward
 
     def move(self, move: Move) -> None:
-        """Move a sequence's cache to another slot."""
+        """Let two slots exchange what they hold."""
         self._forward.move(move)
+
+    def copy(self, copy: Copy) -> None:
+        """Give a slot the beginning of what another holds."""
+        self._forward.copy(copy)
 
     def clear(self, slot: int) -> None:
         """Wipe a slot whose content is broken."""

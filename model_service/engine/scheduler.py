@@ -1,17 +1,21 @@
 """Decides which tokens run in the next engine step. Pure Python: no torch here.
 
 Every step runs every admitted sequence, so a sequence joins as soon as a slot is free and leaves the
-step it ends; nobody waits for the slowest of a batch. Free slots go to the user who has had the fewest
-tokens (fair_queue.py). Prompts are read in chunks of a fixed budget per step, first come first served,
-so that a long one does not freeze the streams beside it.
+step it ends; nobody waits for the slowest of a batch. Free slots go to whose turn it is (fair_queue.py).
+Prompts are read in chunks within a budget per step (prefill_budget.py), so that a long one does not freeze
+the streams beside it; what a slot already holds of them is not read again (slots.py).
 
-    slots   | 0 a | 1 b | 2 c | 3 . |       always dense: when b ends, c moves to slot 1
+    slots   | 0 a | 1 b | 2 c | 3 . |       always dense: when b ends, c and b trade places
 """
 
 from dataclasses import dataclass
 
 from model_service.engine.fair_queue import FairQueue
+from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.sequence import Sequence, Status
+from model_service.engine.slots import Slots, common_prefix
+
+WORTH_WAITING = 16  # tokens that somebody is just reading; fewer are read once more
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,48 +34,74 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Cache content to move: `length` tokens from slot `source` to slot `target`."""
+    """Two slots exchange the first `length` tokens of their content; what lies behind is of no use in either."""
 
     source: int
     target: int
     length: int
 
 
-class Scheduler:
-    """Waiting and running sequences. `schedule`, run the chunks, then `finish` what ended."""
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The first `length` tokens of slot `source` become those of `target` too."""
 
-    def __init__(self, max_num_seqs: int, max_prefill_tokens: int = 256) -> None:
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A step: first the transfers in their order, then all chunks in one pass."""
+
+    started: list[Sequence]  # those that got a slot
+    transfers: list[Move | Copy]
+    chunks: list[Chunk]  # in slot order
+
+    @property
+    def num_streams(self) -> int:
+        """Sequences that get their next token."""
+        return sum(chunk.end - chunk.start == 1 for chunk in self.chunks)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Tokens of prompts that are read beside them."""
+        return sum(chunk.end - chunk.start for chunk in self.chunks) - self.num_streams
+
+
+class Scheduler:
+    """Waiting and running sequences. `schedule`, run the plan, then `finish` what ended."""
+
+    def __init__(self, max_num_seqs: int, budget: PrefillBudget | None = None) -> None:
         self.max_num_seqs = max_num_seqs
-        self.max_prefill_tokens = max_prefill_tokens
+        self.budget = budget or PrefillBudget()
         self.waiting = FairQueue()
         self.running: list[Sequence] = []  # running[i].slot == i
+        self.reused_tokens = 0  # of prompts, that were not read again
+        self._slots = Slots(max_num_seqs)
+        self._fresh: dict[int, _Ahead | None] = {}  # admitted, nothing run yet; behind whom
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self.waiting.push(sequence)
 
-    def schedule(self) -> list[Chunk]:
-        """Admit what fits and return one chunk per running sequence that has its turn, in slot order."""
-        while self.waiting and len(self.running) < self.max_num_seqs:
-            sequence = self.waiting.pop()
-            sequence.slot, sequence.status = len(self.running), Status.RUNNING
-            self.running.append(sequence)
-        budget = self.max_prefill_tokens
+    def schedule(self) -> Plan:
+        """Admit what fits; give every stream its token and the prompts what the budget allows."""
+        started, transfers = self._admit()
+        transfers += self._begin()
+        begun = [s for s in self.running if s.id not in self._fresh]
+        reading = sorted((s for s in begun if s.num_missing > 1), key=lambda s: s.id)
+        budget = self.budget.tokens(num_streams=len(begun) - len(reading))
+        sizes = dict(zip(reading, shares([s.num_missing for s in reading], budget), strict=True))
         chunks = []
-        for sequence in sorted(self.running, key=lambda s: s.id):
-            missing = len(sequence.token_ids) - sequence.num_computed
-            if missing > 1:
-                size = min(missing, budget)
-                budget -= size
-            else:
-                size = 1  # a running stream is never held up by prompts
-            if size:
+        for sequence in begun:
+            if size := sizes.get(sequence, 1):  # a running stream is never held up by prompts
                 self.waiting.charge(sequence.user, size)
                 chunks.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + size))
-        return sorted(chunks, key=lambda c: c.sequence.slot)
+        return Plan(started, transfers, chunks)
 
     def finish(self, sequence: Sequence) -> Move | None:
-        """Take a sequence out, wherever it is; return what must move to keep the slots dense."""
+        """Take a sequence out, wherever it is; return what must trade places to keep the slots dense."""
         if sequence.status == Status.WAITING:
             self.waiting.remove(sequence)
             sequence.finish()
@@ -80,15 +110,101 @@ class Scheduler:
             return None
         sequence.finish()
         self.waiting.release(sequence.user)
+        self._fresh.pop(sequence.id, None)
+        self._slots.leave(sequence)
         last = self.running.pop()
         if last is sequence:
             return None
-        move = Move(last.slot, sequence.slot, last.num_computed)
-        last.slot = sequence.slot
+        last.slot, sequence.slot = sequence.slot, last.slot
         self.running[last.slot] = last
-        return move
+        return self._exchange(sequence.slot, last.slot)
+
+    def forget(self, slot: int) -> None:
+        """Never reuse what is in a slot."""
+        self._slots.forget(slot)
+
+    def drop_running(self) -> list[Sequence]:
+        """Take out all that run and trust no slot's content any more; returns them."""
+        dropped = self.running[::-1]  # from the last slot on, so that nothing has to move
+        for sequence in dropped:
+            self.finish(sequence)
+        self._slots = Slots(self.max_num_seqs)
+        return dropped
 
     @property
     def idle(self) -> bool:
         """Whether there is nothing to run."""
         return not self.running and not self.waiting
+
+    def _admit(self) -> tuple[list[Sequence], list[Move | Copy]]:
+        started: list[Sequence] = []
+        moves: list[Move | Copy] = []
+        while self.waiting and len(self.running) < self.max_num_seqs:
+            sequence = self.waiting.pop()
+            slot = len(self.running)
+            if (chosen := self._slots.choose(sequence, slot)) != slot and (move := self._exchange(chosen, slot)):
+                moves.append(move)
+            sequence.slot, sequence.status = slot, Status.RUNNING
+            self._fresh[sequence.id] = self._ahead(sequence)
+            self.running.append(sequence)
+            started.append(sequence)
+        return started, moves
+
+    def _begin(self) -> list[Move | Copy]:
+        """Let the fresh sequences take over what is known of their prompts, unless more of it is being read."""
+        copies: list[Move | Copy] = []
+        for sequence in [s for s in self.running if s.id in self._fresh]:
+            ahead = self._fresh[sequence.id]
+            if ahead is not None and ahead.still_reads:
+                continue
+            del self._fresh[sequence.id]
+            source, length = self._slots.longest_prefix(sequence)
+            if length and source != sequence.slot:
+                copies.append(Copy(source, sequence.slot, length))
+            sequence.num_computed = length
+            self.reused_tokens += length
+            self._slots.begin(sequence)
+        return copies
+
+    def _ahead(self, sequence: Sequence) -> "_Ahead | None":
+        """Find who is reading, or about to read, much more of this prompt than any slot holds."""
+        best, least = None, self._slots.longest_prefix(sequence)[1] + WORTH_WAITING
+        for other in self.running:
+            if other.adapter is sequence.adapter and other.num_computed < other.prompt_len:
+                limit = min(other.prompt_len, sequence.num_skippable)
+                shared = common_prefix(other.token_ids, sequence.token_ids, limit)
+                if shared >= least:
+                    best, least = _Ahead(other, shared), shared + 1
+        return best
+
+    def _exchange(self, source: int, target: int) -> Move | None:
+        length = self._slots.exchange(source, target)
+        return Move(source, target, length) if length else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ahead:
+    """Somebody who was admitted earlier, so that nobody waits in a circle, and shares this much of a prompt."""
+
+    sequence: Sequence
+    shared: int
+
+    @property
+    def still_reads(self) -> bool:
+        """Whether more is to come from there."""
+        return self.sequence.status == Status.RUNNING and self.sequence.num_computed < self.shared
+
+
+def shares(missing: list[int], budget: int) -> list[int]:
+    """Divide a budget of tokens among prompts, the oldest first in the list, by how much each still misses.
+
+    The oldest gets half at least, so that it comes to an end; the rest goes to the shortest first, so that a short
+    one does not wait for a long one.
+    """
+    sizes = [0] * len(missing)
+    half = (budget + 1) // 2
+    for turn, i in enumerate([*range(len(missing))[:1], *sorted(range(len(missing)), key=missing.__getitem__)]):
+        size = min(missing[i] - sizes[i], half if turn == 0 else budget)
+        sizes[i] += size
+        budget -= size
+    return sizes

@@ -106,6 +106,19 @@ class Sequence:
         """Tokens of the answer so far."""
         return len(self.token_ids) - self.prompt_len
 
+    @property
+    def num_missing(self) -> int:
+        """Tokens that are known but not yet computed: what is left of the prompt, or the last token drawn."""
+        return len(self.token_ids) - self.num_computed
+
+    @property
+    def num_skippable(self) -> int:
+        """Tokens of the prompt that need not run where their keys and values are known: not the last, which predicts.
+
+        None if the prompt's own log-probabilities are wanted.
+        """
+        return 0 if self.params.echo and self.params.logprobs is not None else self.prompt_len - 1
+
     def finish(self) -> None:
         """Move to FINISHED, from wherever it was."""
         self.status = Status.FINISHED

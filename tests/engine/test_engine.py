@@ -14,7 +14,7 @@ from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.loading import load
 from model_service.engine.runner import Result
-from model_service.engine.scheduler import Chunk, Move
+from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.engine.sequence import Piece, SamplingParams
 from model_service.engine.stream import Stream
 from model_service.errors import EngineDead, PromptTooLong, QueueFull, ServiceError
@@ -180,6 +180,9 @@ class ScriptedRunner:
 
     def move(self, move: Move) -> None:
         self.moves.append(move)
+
+    def copy(self, copy: Copy) -> None:
+        pass
 
     def clear(self, slot: int) -> None:
         pass

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from model_service.engine.detokenizer import Detokenizer
+from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.scheduler import Move, Scheduler
 from model_service.engine.sequence import SamplingParams, Sequence, Status
 
@@ -19,7 +20,7 @@ def make_sequence(id: int, prompt_len: int = 1) -> Sequence:
 
 def run(scheduler: Scheduler) -> list[tuple[int, int]]:
     """One step in which every due sequence gets a token; returns (id, tokens computed)."""
-    chunks = scheduler.schedule()
+    chunks = scheduler.schedule().chunks
     for chunk in chunks:
         chunk.sequence.num_computed = chunk.end
         if chunk.samples:
@@ -39,20 +40,20 @@ def test_a_sequence_joins_in_the_step_after_a_slot_is_free() -> None:
 
 
 def test_a_long_prompt_is_read_in_chunks_beside_running_streams() -> None:
-    scheduler = Scheduler(3, max_prefill_tokens=10)
+    scheduler = Scheduler(3, PrefillBudget(most=10, first=10))
     scheduler.add(make_sequence(0))
     run(scheduler)
     scheduler.add(make_sequence(1, prompt_len=25))
     scheduler.add(make_sequence(2, prompt_len=5))
-    assert run(scheduler) == [(0, 1), (1, 10)]
-    assert run(scheduler) == [(0, 1), (1, 10)]
-    assert run(scheduler) == [(0, 1), (1, 5), (2, 5)]
+    assert run(scheduler) == [(0, 1), (1, 5), (2, 5)], "a short one does not wait for it"
+    assert run(scheduler) == [(0, 1), (1, 10), (2, 1)]
+    assert run(scheduler) == [(0, 1), (1, 10), (2, 1)]
     assert run(scheduler) == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_slots_stay_dense_under_random_joining_and_leaving() -> None:
     rng = random.Random(0)
-    scheduler, alive = Scheduler(5, max_prefill_tokens=7), []
+    scheduler, alive = Scheduler(5, PrefillBudget(most=7, least=1)), []
     for i in range(500):
         if rng.random() < 0.4:
             alive.append(make_sequence(i, rng.randint(1, 20)))

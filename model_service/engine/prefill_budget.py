@@ -1,0 +1,58 @@
+"""How many tokens of prompts a step may read, so that nobody's stream stops while a long prompt is read.
+
+    a step's time  =  the streams' own part  +  prompt tokens x time per token
+                      └ measured in steps without prompts     └ measured in steps with both
+
+With streams running, a step may take `STRETCH` times what it takes without prompts. Nobody streaming, it reads as much
+as fits one pass. Pure Python, and no clock: the engine says what each step took.
+"""
+
+STRETCH = 2.5  # the promise is 3: a gap of at most three median steps
+SLOW = 0.2  # weight of a new measurement
+WILD = 2.0  # what is further off than this factor is counted as this far off: a busy machine, not the model
+
+
+class PrefillBudget:
+    """Measures steps (`record`) and says how many prompt tokens the next one may read (`tokens`)."""
+
+    def __init__(self, most: int = 512, least: int = 8, first: int = 16) -> None:
+        assert 0 < least <= most
+        self.most, self.least, self._first = most, least, first
+        self._stream_s: dict[int, float] = {}  # by size class of the batch: a step without prompts
+        self._token_s: float | None = None  # a prompt's token, beside streams
+
+    def tokens(self, num_streams: int) -> int:
+        """Return the budget of a step in which this many sequences get one token each."""
+        if not num_streams:
+            return self.most
+        stream_s = self._expected_s(num_streams)
+        if stream_s is None or self._token_s is None:
+            return min(self._first, self.most)
+        return max(self.least, min(self.most, int((STRETCH - 1) * stream_s / self._token_s)))
+
+    def record(self, num_streams: int, num_prompt_tokens: int, took_s: float) -> None:
+        """Learn from a step that has run."""
+        if not num_streams or took_s <= 0:
+            return  # nobody's stream waited
+        stream_s = self._expected_s(num_streams)
+        if not num_prompt_tokens:
+            self._stream_s[_size_class(num_streams)] = _average(stream_s, took_s)
+        elif stream_s is not None:
+            token_s = max(took_s - stream_s, 0.05 * took_s) / num_prompt_tokens
+            self._token_s = _average(self._token_s, token_s)
+
+    def _expected_s(self, num_streams: int) -> float | None:
+        """Return what a step of these streams takes without prompts, from the nearest size there is."""
+        size = _size_class(num_streams)
+        nearest = min(self._stream_s, key=lambda known: (abs(known - size), known), default=None)
+        return None if nearest is None else self._stream_s[nearest]
+
+
+def _size_class(num_streams: int) -> int:
+    return num_streams.bit_length()
+
+
+def _average(mean: float | None, value: float) -> float:
+    if mean is None:
+        return value
+    return mean + SLOW * (min(max(value, mean / WILD), mean * WILD) - mean)
