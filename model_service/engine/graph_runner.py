@@ -1,0 +1,147 @@
+"""Runs sequences on a GPU: those that only need their next token in captured steps, the rest as ModelRunner does.
+
+    chunks ─┬─ one token, sampled by temperature and truncation ──> forward graph ─> draw graph ─┐
+            │                                                                                    ├─> results
+            └─ prompts, penalties, log-probabilities, adapters ──> ModelRunner ──────────────────┘
+
+Both work on one cache, the graphs first (see decode_step.py on idle rows). Which way a token goes depends on its own
+sequence alone, so that no sequence's text depends on what happens to run beside it. A forward graph belongs to a batch
+bucket and a context bucket, a draw graph to a batch bucket and a kind of sampler. The host waits once, at the end.
+"""
+
+import bisect
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+import torch
+
+from model_service.engine.decode_step import DecodeStep, draw_mode, layer_parts
+from model_service.engine.device_sampler import BROKEN, INCOMPLETE
+from model_service.engine.forward import TorchForward
+from model_service.engine.graphs import Graphs, Work
+from model_service.engine.runner import ModelRunner, Result
+from model_service.engine.scheduler import Chunk
+
+BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+SMALLEST_CONTEXT = 64
+
+
+def batch_buckets(num_slots: int) -> list[int]:
+    """Return the batch sizes that are captured; the last one is `num_slots`."""
+    return [b for b in BATCHES if b < num_slots] + [num_slots]
+
+
+def context_buckets(context_len: int, smallest: int = SMALLEST_CONTEXT) -> list[int]:
+    """Return the lengths that are captured, by halves and thirds; the last one is `context_len`.
+
+    A step reads the cache up to its bucket, so the most a row reads in vain is half of what it needs.
+    """
+    lengths, size = [], smallest
+    while size < context_len:
+        lengths += [size, size * 3 // 2]
+        size *= 2
+    return [n for n in lengths if n < context_len] + [context_len]
+
+
+class GraphRunner(ModelRunner):
+    """A ModelRunner whose single tokens run in graphs. The forward's cache must be on the graphs' device."""
+
+    def __init__(self, forward: TorchForward, graphs: Graphs, *, smallest_context: int = SMALLEST_CONTEXT) -> None:
+        super().__init__(forward)
+        self._graphs = graphs
+        self._shape = forward.model.shape
+        self._num_slots = forward.cache.keys[0].shape[0]
+        self._batches = batch_buckets(self._num_slots)
+        self._contexts = context_buckets(self._shape.n_positions, smallest_context)
+        self._step = DecodeStep(forward.model, forward.cache, self._num_slots)
+        self._device = forward.model.device
+        self._parts = dict.fromkeys(self._batches, layer_parts(self._shape))
+        self._forwards: dict[tuple[int, int], Work] = {}
+        self._draws: dict[tuple[int, str], Work] = {}
+        self._expected: list[tuple[int, int, int]] | None = None  # id, slot, start: what the buffers are ready for
+
+    @torch.inference_mode()
+    def step(self, chunks: Seq[Chunk]) -> list[Result]:
+        """Compute the chunks' tokens and draw what is due."""
+        captured = [c for c in chunks if runs_captured(c)]
+        others = [c for c in chunks if not runs_captured(c)]
+        collect = self._launch(captured) if captured else None
+        results = super().step(others) if others else []
+        return results + collect() if collect else results
+
+    def _launch(self, chunks: Seq[Chunk]) -> Callable[[], list[Result]]:
+        """Start a captured step; returns what waits for its results."""
+        slots = [c.sequence.slot for c in chunks]
+        batch = _bucket(self._batches, max(slots) + 1)
+        forward = self._forward_graph(batch, _bucket(self._contexts, max(c.end for c in chunks)))
+        draw = self._draw_graph(batch, draw_mode(chunks))
+        if self._expected != [(c.sequence.id, c.sequence.slot, c.start) for c in chunks]:
+            self._step.stage(chunks)
+        self._expected = None  # until this step is known to have ended well
+        forward()
+        draw()
+        fetched = self._step.fetch()
+        done = self._record()
+
+        def collect() -> list[Result]:
+            done()
+            token_ids = fetched.tolist()
+            incomplete = [slot for slot in slots if token_ids[slot] == INCOMPLETE]
+            if incomplete:
+                for slot, token_id in zip(incomplete, self._step.draw_again(incomplete), strict=True):
+                    token_ids[slot] = token_id
+            else:
+                self._expected = [(c.sequence.id, c.sequence.slot, c.end) for c in chunks]
+            return [_result(chunk, token_ids[chunk.sequence.slot]) for chunk in chunks]
+
+        return collect
+
+    def _record(self) -> Callable[[], None]:
+        """Mark this point of the device's work; returns what waits for it."""
+        if self._device.type != "cuda":
+            return _nothing
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event.synchronize
+
+    def _forward_graph(self, batch: int, context: int) -> Work:
+        key = batch, context
+        if key not in self._forwards:
+            work = self._step.forward_work(batch, context, self._parts[batch])
+            self._forwards[key] = self._capture(work)
+        return self._forwards[key]
+
+    def _draw_graph(self, batch: int, mode: str) -> Work:
+        key = batch, mode
+        if key not in self._draws:
+            self._draws[key] = self._capture(self._step.draw_work(batch, mode))
+        return self._draws[key]
+
+    def _capture(self, work: Work) -> Work:
+        self._step.idle()  # capturing runs the work: let all rows idle
+        self._expected = None
+        return self._graphs.capture(work)
+
+
+def runs_captured(chunk: Chunk) -> bool:
+    """Whether a chunk is one token whose successor is drawn from its logits as they are, or not at all."""
+    sequence = chunk.sequence
+    plain = sequence.adapter is None and sequence.params.logprobs is None and not sequence.params.edits_logits
+    return plain and chunk.end - chunk.start == 1
+
+
+def _result(chunk: Chunk, token_id: int) -> Result:
+    if not chunk.samples or not chunk.sequence.params.max_tokens:
+        return Result(chunk.sequence)
+    if token_id == BROKEN:
+        return Result(chunk.sequence, finite=False)
+    return Result(chunk.sequence, token_id)
+
+
+def _bucket(sizes: list[int], size: int) -> int:
+    """Return the smallest of the sorted sizes that is enough."""
+    return sizes[bisect.bisect_left(sizes, size)]
+
+
+def _nothing() -> None:
+    """Wait for nothing: the work was done when it was called."""
