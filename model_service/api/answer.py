@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from model_service.api.logprobs import LogprobWriter, names_of
 from model_service.api.metrics import Metrics
-from model_service.api.schemas import Choice, Completion, CompletionRequest, Usage
+from model_service.api.schemas import Choice, Completion, CompletionRequest, Logprobs, Usage
 from model_service.engine.sequence import Piece
 from model_service.errors import RequestRefused
 from model_service.placement.loaded import Generator, Stream
@@ -69,15 +69,20 @@ class Answer:
         if piece.finish_reason:
             self._finish_reasons.append(piece.finish_reason)
 
-    def choice(self, candidate: Candidate, piece: Piece, index: int) -> Choice:
-        """Return a piece as it goes over the wire."""
-        logprobs = None
-        if self.request.logprobs is not None:
-            writer = self._writers.get(candidate.index)
-            if writer is None:
-                writer = LogprobWriter(names_of(self._engine.tokenizer), self.request.logprobs)
-                self._writers[candidate.index] = writer
-            logprobs = writer.write(piece.logprobs)
+    def logprobs(self, candidate: Candidate, piece: Piece) -> Logprobs | None:
+        """Return a piece's log-probabilities as they go over the wire, if they were asked for."""
+        if self.request.logprobs is None:
+            return None
+        writer = self._writers.get(candidate.index)
+        if writer is None:
+            writer = LogprobWriter(names_of(self._engine.tokenizer), self.request.logprobs)
+            self._writers[candidate.index] = writer
+        return writer.write(piece.logprobs)
+
+    def choice(self, candidate: Candidate, index: int) -> Choice:
+        """Return all of a candidate's answer as it goes over the wire."""
+        piece = candidate.piece
+        logprobs = self.logprobs(candidate, piece)
         return Choice(text=piece.text, index=index, logprobs=logprobs, finish_reason=piece.finish_reason)
 
     def completion(self, choices: list[Choice], usage: Usage | None = None) -> Completion:

@@ -13,11 +13,13 @@ from starlette.responses import Response
 from model_service.api.answer import Answer, Candidate
 from model_service.api.disconnect import ClientGone, while_connected
 from model_service.api.event_stream import EventStream
+from model_service.api.merged import Merged
 from model_service.api.metrics import Metrics
 from model_service.api.schemas import Choice, Completion, CompletionRequest
 from model_service.errors import RequestRefused
 from model_service.placement.pool import Pool
 
+COLLECT_INTERVAL_S = 0.5  # an answer that is not streamed is needed at its end; no step wakes its reader
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the metrics count it
 
 
@@ -49,18 +51,20 @@ def router(pool: Pool, metrics: Metrics, *, max_sequences: int) -> APIRouter:
 
 async def collect(answer: Answer) -> Completion:
     """Read every sequence to its end; the best `n` of each prompt are the answer."""
-    for candidate in answer.candidates:  # one after the other: each stream merges what comes meanwhile
-        async for piece in candidate.stream:
-            answer.take(candidate, piece)
-            candidate.piece += piece
+    candidates = answer.candidates
+    async with Merged([candidate.stream for candidate in candidates], COLLECT_INTERVAL_S) as merged:
+        while any(candidate.piece.finish_reason is None for candidate in candidates):
+            for index, piece in (await merged.read(COLLECT_INTERVAL_S)).items():
+                answer.take(candidates[index], piece)
+                candidates[index].piece += piece
     choices: list[Choice] = []
     size = answer.request.num_candidates
-    for start in range(0, len(answer.candidates), size):
-        ranked = answer.candidates[start : start + size]
+    for start in range(0, len(candidates), size):
+        ranked = candidates[start : start + size]
         if size > answer.request.n:
             ranked = sorted(ranked, key=mean_logprob, reverse=True)[: answer.request.n]
         for candidate in ranked:
-            choices.append(answer.choice(candidate, candidate.piece, len(choices)))
+            choices.append(answer.choice(candidate, len(choices)))
     return answer.completion(choices, answer.usage())
 
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from model_service.api.answer import Answer
+from model_service.api.chunks import ChunkWriter, event
 from model_service.api.disconnect import ClientGone, while_connected
 from model_service.api.failures import error_json
 from model_service.api.merged import Merged
@@ -22,6 +23,7 @@ from model_service.errors import InternalError, ServiceError
 
 log = logging.getLogger(__name__)
 
+WRITE_INTERVAL_S = 0.02  # between two writes of a stream; its first text and its end do not wait
 SETTLE_S = 0.02  # a request that gets its slot within this never says that it waits
 QUEUE_COMMENT_S = 0.5
 KEEP_ALIVE_S = 10.0  # without anything to say, at least a comment
@@ -36,6 +38,7 @@ class EventStream(Response):
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._answer, self._stack = answer, stack
+        self._chunks = ChunkWriter(answer.completion([]), usage=self._include_usage)
         self._comment = b""
         self._silent_s = 0.0
 
@@ -50,8 +53,7 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
-            await self._write_choices(send)
-            end = self._usage() + b"data: [DONE]\n\n"
+            end = await self._write_choices(send) + self._usage() + b"data: [DONE]\n\n"
         except ServiceError as error:
             end = event(error_json(error))
         except Exception:
@@ -59,18 +61,17 @@ class EventStream(Response):
             end = event(error_json(InternalError()))
         await send({"type": "http.response.body", "body": end, "more_body": False})
 
-    async def _write_choices(self, send: Send) -> None:
+    async def _write_choices(self, send: Send) -> bytes:
+        """Write until the last pieces; return these, to be written with the end."""
         candidates = self._answer.candidates
-        open_streams = set(range(len(candidates)))
-        timeout_s = SETTLE_S
-        async with Merged([candidate.stream for candidate in candidates]) as merged:
-            while open_streams:
+        num_open, timeout_s = len(candidates), SETTLE_S
+        async with Merged([candidate.stream for candidate in candidates], WRITE_INTERVAL_S) as merged:
+            while True:
                 pieces = await merged.read(timeout_s)
-                body = b""
-                for index, piece in sorted(pieces.items()):
-                    body += self._chunk(index, piece)
-                    if piece.finish_reason:
-                        open_streams.discard(index)
+                body = b"".join(self._chunk(index, piece) for index, piece in pieces.items())
+                num_open -= sum(piece.finish_reason is not None for piece in pieces.values())
+                if not num_open:
+                    return body
                 if not pieces:
                     body = self._comment_line(timeout_s)
                 timeout_s = QUEUE_COMMENT_S
@@ -83,8 +84,7 @@ class EventStream(Response):
         answer.take(candidate, piece)
         if not piece.text and not piece.logprobs and not piece.finish_reason:
             return b""  # half a character, or what may become a stop text
-        chunk = answer.completion([answer.choice(candidate, piece, index)])
-        return event(chunk.model_dump_json(exclude=None if self._include_usage else {"usage"}))
+        return self._chunks.write(index, piece.text, answer.logprobs(candidate, piece), piece.finish_reason)
 
     def _usage(self) -> bytes:
         if not self._include_usage:
@@ -109,9 +109,3 @@ class EventStream(Response):
             return b""
         self._comment = comment
         return comment or b": working\n\n"
-
-
-def event(json_text: str | bytes) -> bytes:
-    """Write one event."""
-    payload = json_text.encode() if isinstance(json_text, str) else json_text
-    return b"data: " + payload + b"\n\n"

@@ -1,6 +1,7 @@
 """The reader's end of one sequence: a single slot that merges what comes while the reader is busy.
 
-It lives on the event loop; the engine's thread never touches it.
+It lives on the event loop; the engine's thread never touches it. A reader either waits (`async for`) or
+is told that there is something (`listen`) and takes it when it likes (`take`), which needs no task.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from model_service.engine.sequence import Piece
+from model_service.engine.sequence import FinishReason, Piece, TokenLogprob
 
 
 class Stream:
@@ -17,11 +18,15 @@ class Stream:
     def __init__(
         self, sequence_id: int, place: Callable[[int], tuple[int, float] | None], leave: Callable[[int], None]
     ) -> None:
+        self.error: Exception | None = None
         self._id = sequence_id
         self._place, self._leave = place, leave
-        self._piece: Piece | None = None
-        self._error: Exception | None = None
-        self._changed = asyncio.Event()
+        self._texts: list[str] = []
+        self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._finish_reason: FinishReason | None = None
+        self._news: Callable[[bool], None] | None = None
+        self._filled = False
         self._ended = False
 
     async def __aenter__(self) -> Self:
@@ -49,27 +54,51 @@ class Stream:
         place = self._place(self._id)
         return place[1] if place else None
 
+    def listen(self, news: Callable[[bool], None]) -> None:
+        """Have `news(last)` called whenever something came; `last` if nothing follows. There is one listener."""
+        self._news = news
+        if self._filled or self.error:
+            news(self._over)
+
+    def take(self) -> Piece | None:
+        """Return all there is since the last call, if anything; what ended it early is in `error`, after its text."""
+        if not self._filled:
+            return None
+        piece = Piece("".join(self._texts), tuple(self._token_ids), tuple(self._logprobs), self._finish_reason)
+        self._texts, self._token_ids, self._logprobs, self._filled = [], [], [], False
+        return piece
+
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Piece:
         """Return all there is since the last call. Raises what ended the sequence, once its text was read."""
-        while not self._ended:
-            if self._piece is not None:
-                piece, self._piece = self._piece, None
-                self._ended = piece.finish_reason is not None
-                return piece
-            if self._error is not None:
-                self._ended = True
-                raise self._error
-            self._changed.clear()
-            await self._changed.wait()
-        raise StopAsyncIteration
+        if not self._ended and not self._filled and not self.error:
+            changed = asyncio.Event()
+            self.listen(lambda last: changed.set())
+            await changed.wait()
+        if self._ended:
+            raise StopAsyncIteration
+        piece = self.take()
+        self._ended = piece is None or piece.finish_reason is not None
+        if piece is None:
+            assert self.error
+            raise self.error
+        return piece
 
     def put(self, item: Piece | Exception) -> None:
         """Add what the engine made, or the error that ends the stream."""
         if isinstance(item, Exception):
-            self._error = item
+            self.error = item
         else:
-            self._piece = item if self._piece is None else self._piece + item
-        self._changed.set()
+            self._texts.append(item.text)
+            self._token_ids += item.token_ids
+            self._logprobs += item.logprobs
+            self._finish_reason = item.finish_reason
+            self._filled = True
+        if self._news is not None:
+            self._news(self._over)
+
+    @property
+    def _over(self) -> bool:
+        return self.error is not None or self._finish_reason is not None

@@ -1,6 +1,6 @@
 """What the pool needs of a loaded model, so that it and the API can be read (and tested) without torch."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +15,10 @@ class Stream(Protocol):
     """One sequence's answer. Leaving the `async with` block cancels it and frees its slot by the next step."""
 
     @property
+    def error(self) -> Exception | None:
+        """What ended it early, once it has; text that came before can still be taken."""
+
+    @property
     def position(self) -> int | None:
         """Place in the queue, 1 is next; None once it runs."""
 
@@ -26,8 +30,11 @@ class Stream(Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
-    def __aiter__(self) -> AsyncIterator[Piece]:
-        """Pieces, each with all text since the last read; the last one carries the finish reason."""
+    def listen(self, news: Callable[[bool], None]) -> None:
+        """Have `news(last)` called on the event loop whenever something came; `last` if nothing follows."""
+
+    def take(self) -> Piece | None:
+        """Return all there is since the last call, if anything; the last piece carries the finish reason."""
 
 
 class Model(Protocol):
@@ -69,6 +76,19 @@ class Generator(Model, Protocol):
 
     def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "") -> Stream:
         """Queue a sequence; an empty prompt starts from end-of-text. Raises PromptTooLong, QueueFull, EngineDead."""
+
+
+class Carrier(Generator, Protocol):
+    """A generator whose sequences may each run with an adapter; `engine.Engine` is one."""
+
+    async def load_adapter(self, name: str, folder: Path) -> int:
+        """Read an adapter, so that `submit` takes its name; what runs goes on. Returns its bytes."""
+
+    def drop_adapter(self, name: str) -> None:
+        """Refuse new sequences with it; it is freed when the last running one has ended."""
+
+    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "", adapter: str = "") -> Stream:
+        """Queue a sequence, with an adapter or without. Raises what a Generator raises, or ModelNotFound."""
 
 
 class Labeller(Model, Protocol):

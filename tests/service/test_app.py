@@ -30,8 +30,10 @@ class ScriptedStream:
     eta_s: float | None = None
 
     def __init__(self, script: Script) -> None:
-        self._script = list(script)
+        self.error: Exception | None = None
         self.left = False
+        self._script = list(script)
+        self._piece: Piece | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -41,17 +43,23 @@ class ScriptedStream:
     ) -> None:
         self.left = True
 
-    def __aiter__(self) -> Self:
-        return self
+    def listen(self, news: Callable[[bool], None]) -> None:
+        self._news = news
+        asyncio.get_running_loop().call_soon(self._next)
 
-    async def __anext__(self) -> Piece:
-        await asyncio.sleep(0)
-        if not self._script:
-            raise StopAsyncIteration
-        item = self._script.pop(0)
-        if isinstance(item, Exception):
-            raise item
-        return item
+    def _next(self) -> None:
+        if self._script and self._piece is None:
+            item = self._script.pop(0)
+            if isinstance(item, Exception):
+                self.error = item
+            else:
+                self._piece = item
+            self._news(self.error is not None or not self._script)
+
+    def take(self) -> Piece | None:
+        piece, self._piece = self._piece, None
+        asyncio.get_running_loop().call_soon(self._next)
+        return piece
 
 
 class ScriptedModel:
@@ -158,18 +166,15 @@ async def test_a_waiting_stream_says_where_it_stands_once(
     edit: Callable[[ScriptedStream], object], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("model_service.api.event_stream.QUEUE_COMMENT_S", 0.01)
-    released = asyncio.Event()
 
     class Waiting(ScriptedStream):
-        async def __anext__(self) -> Piece:
-            await released.wait()
-            return await super().__anext__()
+        def _next(self) -> None:
+            asyncio.get_running_loop().call_later(0.1, super()._next)
 
     async with app_over([]) as (client, model):
         stream = Waiting([Piece("so", finish_reason="stop")])
         edit(stream)
         monkeypatch.setattr(model, "submit", lambda *given: stream)
-        asyncio.get_running_loop().call_later(0.1, released.set)
         answer = await post(client, stream=True)
     assert [line for line in answer.text.splitlines() if line.startswith(":")] == expected
     assert answer.text.endswith("data: [DONE]\n\n")
