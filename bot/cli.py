@@ -91,6 +91,12 @@ def train(context: typer.Context) -> None:
     _hand_over("train", *context.args)
 
 
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def bench(context: typer.Context) -> None:
+    """Measure the engine beside its peers: `bench decode`, `prefill`, `serve`, `quality`, `growth`, `gaps`, `all`."""
+    _hand_over("bench", *context.args)
+
+
 def _run_bot(settings: Settings, playground: str | None) -> None:
     import aiohttp
     import discord

@@ -1,4 +1,4 @@
-"""The service's command line: `python -m model_service serve` and `… train joke|sentiment`.
+"""The service's command line: `python -m model_service serve`, `… train joke|sentiment` and `… bench decode`.
 
 What needs torch is imported by the command that needs it, so `--help` and a bad setting answer at once.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from model_service import lifeline, logs
+from model_service.bench.cli import app as bench
 from model_service.config import load_settings, settings_or_exit
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 train = typer.Typer(no_args_is_help=True, help="Train one of the embedded models from nothing.")
 app.add_typer(train, name="train")
+app.add_typer(bench, name="bench")
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log at DEBUG, which shows people's text.")]
 Data = Annotated[Path, typer.Option(help="Folder with the training texts.", exists=True, file_okay=False)]

@@ -46,7 +46,7 @@ def test_help_lists_every_command_and_nothing_that_is_not_there(tmp_path: Path) 
     ended = punchline("--help", cwd=tmp_path)
     assert ended.returncode == 0
     names = list(get_command(app).commands)  # type: ignore[attr-defined]
-    assert names == ["run", "bot", "serve", "ask", "doctor", "train"]
+    assert names == ["run", "bot", "serve", "ask", "doctor", "train", "bench"]
     assert all(f" {name} " in ended.stdout for name in names)
 
 
@@ -64,6 +64,8 @@ def test_a_mistyped_command_is_told_the_nearest(tmp_path: Path) -> None:
         (("ask", "x", "--max-tokens", "0"), "'--max-tokens': Input should be greater than or equal to 1"),
         (("run", "--fast"), "No such option: --fast"),
         (("train", "sing"), "No such command 'sing'"),
+        (("bench", "dance"), "No such command 'dance'"),
+        (("bench", "decode", "--engines", "vllm"), "'vllm' is not one of punchline, llama.cpp, ctranslate2, transformers"),
         (("train", "joke", "--data", "none", "--out", "o"), "'none' does not exist"),
     ],
 )
@@ -103,7 +105,7 @@ def test_a_discord_that_cannot_be_reached_is_a_sentence_and_no_traceback(tmp_pat
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "train"])
+@pytest.mark.parametrize("command", ["run", "serve", "train", "bench"])
 def test_where_torch_is_missing_the_service_commands_say_how_to_get_it(tmp_path: Path, command: str) -> None:
     ended = punchline(command, cwd=tmp_path, env=clean_environment(**without_torch(tmp_path)))
     sentence = "The model service is not installed here. Install it: pip install 'punchline[service]'\n"

@@ -1,0 +1,91 @@
+"""The models that are measured: GPT-2's shapes with random weights, made on the spot, or a checkpoint that is there.
+
+Speed does not depend on what the weights say, so nothing is downloaded. Every engine gets the same weights, in
+its own file format; `config.json` of the copy ends no text (`eos_token_id` -1), so that all make as many tokens.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from model_service.bench.children import in_child
+from model_service.bench.contestants import Entry
+
+# layers, width, heads (Radford et al. 2019; Sanh et al. 2019)
+SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {
+        "distilgpt2": (6, 768, 12),
+        "gpt2": (12, 768, 12),
+        "gpt2-medium": (24, 1024, 16),
+        "gpt2-large": (36, 1280, 20),
+        "gpt2-xl": (48, 1600, 25),
+    }
+)
+EMBEDDED = Path(__file__).parents[1] / "embedded"
+NO_EOS = -1
+
+
+@dataclass(frozen=True, slots=True)
+class BenchModel:
+    """A model in a folder of its own, with room beside it for other file formats."""
+
+    name: str
+    folder: Path
+    log: Path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its config.json."""
+        content: dict[str, Any] = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return content
+
+    @property
+    def context_len(self) -> int:
+        """Tokens of prompt and answer together."""
+        return int(self.config["n_positions"])
+
+    def path_for(self, entry: Entry) -> Path:
+        """Return the weights as an engine reads them; converted the first time. Raises ChildFailed."""
+        if entry.engine == "llama.cpp":
+            return self._converted(f"{entry.weights}.gguf", "gguf_file.write_gguf", entry.weights)
+        if entry.engine == "ctranslate2":
+            write = "ctranslate2_folder.write_ctranslate2"
+            return self._converted(f"ctranslate2-{entry.weights}", write, entry.weights)
+        return self.folder
+
+    def _converted(self, name: str, write: str, weights: str) -> Path:
+        target = self.folder.parent / f"{self.folder.name}.{name}"
+        if not target.exists():
+            aside = target.with_name(f"{target.name}.tmp")
+            in_child(self.log, write, self.folder, aside, weights)
+            aside.rename(target)
+        return target
+
+
+def open_model(source: str, cache: Path, log: Path) -> BenchModel:
+    """Make or find a model by a name of SHAPES, of an embedded one, a folder or a hub id. Raises ChildFailed."""
+    folder = cache / Path(source).name.replace("/", "--")
+    if not folder.exists():
+        aside = folder.with_name(f"{folder.name}.tmp")
+        if source in SHAPES:
+            in_child(log, "random_gpt2.write_random_gpt2", aside, SHAPES[source])
+        else:
+            in_child(log, "models.link_checkpoint", source, aside)
+        aside.rename(folder)
+    return BenchModel(Path(source).name, folder, log)
+
+
+def link_checkpoint(source: str, target: Path) -> None:
+    """Link a checkpoint's files into a new folder, with a config.json that ends no text. Raises CheckpointError."""
+    from model_service.models.loading import find_folder
+
+    found = find_folder(str(EMBEDDED / source) if (EMBEDDED / source).is_dir() else source)
+    target.mkdir(parents=True)
+    for path in found.iterdir():
+        if path.suffix in (".safetensors", ".json", ".txt") and path.name != "config.json":
+            (target / path.name).symlink_to(path.resolve())
+    config = json.loads((found / "config.json").read_text(encoding="utf-8"))
+    (target / "config.json").write_text(json.dumps({**config, "eos_token_id": NO_EOS}))

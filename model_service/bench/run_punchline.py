@@ -1,0 +1,63 @@
+"""This engine as a contestant: through the public `Engine`, its thread, streams and detokenizer included."""
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from model_service.bench.task import Task
+from model_service.placement.load import share_cores
+
+if TYPE_CHECKING:
+    from model_service.engine.engine import Engine
+    from model_service.engine.stream import Stream
+
+
+class Punchline:
+    """The engine as the service loads it, with as many slots as a task has prompts."""
+
+    def __init__(self, folder: Path, weights: str, device: str) -> None:
+        share_cores()  # before torch is imported, as the service does
+        self._folder, self._wanted, self._device = folder, weights, device
+        self._runner = asyncio.Runner()
+        self._engine = self._load(1)
+
+    @property
+    def weights(self) -> str:
+        """The number format; what `auto` chose."""
+        return self._engine.weights
+
+    def prepare(self, task: Task) -> None:
+        """Load it anew with a slot per prompt."""
+        self._runner.run(self._engine.close())
+        self._engine = self._load(task.batch)
+
+    def run(self, task: Task) -> list[list[int]]:
+        """Submit all prompts at once and read all streams to their ends."""
+        return self._runner.run(self._answers(task))
+
+    async def _answers(self, task: Task) -> list[list[int]]:
+        from model_service.engine.sequence import SamplingParams
+
+        params = SamplingParams(max_tokens=task.new_tokens, temperature=0)
+        streams = [self._engine.submit(ids, params) for ids in task.prompts(self._engine.vocab_size)]
+        return await asyncio.gather(*(_token_ids(stream) for stream in streams))
+
+    def _load(self, max_num_seqs: int) -> "Engine":
+        from model_service.engine.engine import Engine
+        from model_service.engine.loading import load
+
+        engine = load(
+            str(self._folder),
+            "generate",
+            model_id="bench",
+            weights=self._wanted,
+            device=self._device,
+            max_num_seqs=max_num_seqs,
+        )
+        assert isinstance(engine, Engine)
+        return engine
+
+
+async def _token_ids(stream: "Stream") -> list[int]:
+    async with stream:
+        return [token_id async for piece in stream for token_id in piece.token_ids]
