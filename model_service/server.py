@@ -22,6 +22,7 @@ from model_service.api.app import create_app
 from model_service.config import CommonSettings, ModelSettings
 from model_service.errors import ModelFailed
 from model_service.listening import CannotListen, tcp_socket, unix_socket
+from model_service.placement.adapted import is_adapter
 from model_service.placement.load import loader
 from model_service.placement.pool import Pool
 from model_service.training import registry
@@ -85,8 +86,8 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
 
 
 async def load_all(pool: Pool, specs: tuple[ModelSettings, ...]) -> None:
-    """Load one model after the other; one that fails is reported by the pool and does not hold up the rest."""
-    for spec in specs:
+    """Load one model after the other, adapters after what they stand on; one that fails does not hold up the rest."""
+    for spec in sorted(specs, key=lambda spec: is_adapter(Path(spec.source))):
         try:
             await pool.load(spec)
         except ModelFailed:  # the pool has said why, and shows it

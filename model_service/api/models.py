@@ -6,7 +6,8 @@ from fastapi import APIRouter
 
 from model_service.api.schemas import ModelCard, ModelDeleted, ModelList
 from model_service.errors import Conflict
-from model_service.placement.pool import Held, Pool
+from model_service.placement.pool import Pool
+from model_service.placement.slot import Held
 
 Remove = Callable[[str], Awaitable[None]]  # deletes a tuned model's folder
 

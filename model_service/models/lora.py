@@ -83,17 +83,6 @@ class Host:
         return {"qkv": (embd, 3 * embd), "proj": (embd, embd), "up": (embd, inner), "down": (inner, embd)}[linear]
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not a whole model."""
-    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors*"))
-
-
-def base_source(folder: Path) -> str | None:
-    """Return the folder or hub id of the model an adapter was trained on, if it says so. Raises CheckpointError."""
-    base = read_json(folder / CONFIG).get("base_model_name_or_path")
-    return str(base) if base else None
-
-
 def read_adapter(name: str, folder: Path, host: Host) -> Adapter:
     """Read an adapter for a base model. Raises CheckpointError with what is wrong; blocks like the disk does."""
     config = read_json(folder / CONFIG)

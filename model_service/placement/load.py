@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 
 from model_service.config import ModelSettings, ServiceSettings
+from model_service.placement.adapted import AdapterFolder, adapter_folder, is_adapter
 from model_service.placement.loaded import Loaded
 
 
@@ -14,10 +15,10 @@ class DevicesNotSupported(Exception):
     """The settings ask for a placement that does not exist yet."""
 
 
-def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded]:
-    """Return the function that loads one model under the service's limits."""
+def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded | AdapterFolder]:
+    """Return the function that loads one model under the service's limits, or finds that it is an adapter."""
 
-    def load(spec: ModelSettings) -> Loaded:
+    def load(spec: ModelSettings) -> Loaded | AdapterFolder:
         share_cores()
         import torch
 
@@ -27,6 +28,8 @@ def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded]:
         if service.threads is not None:
             torch.set_num_threads(service.threads)
         folder = find_folder(spec.source)
+        if is_adapter(folder):
+            return adapter_folder(folder)
         model = load_model(
             str(folder),
             spec.task,

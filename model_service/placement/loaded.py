@@ -74,8 +74,17 @@ class Generator(Model, Protocol):
     def encode(self, text: str) -> list[int]:
         """Turn text into token ids. May be called from any thread."""
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "") -> Stream:
-        """Queue a sequence; an empty prompt starts from end-of-text. Raises PromptTooLong, QueueFull, EngineDead."""
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of prompts so far that did not run, since another sequence's keys and values served."""
+
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, user: str = "", *, deadline_s: float | None = None
+    ) -> Stream:
+        """Queue a sequence; an empty prompt starts from end-of-text. Raises PromptTooLong, QueueFull, EngineDead.
+
+        deadline_s: seconds from now after which the stream ends with DeadlinePassed.
+        """
 
 
 class Carrier(Generator, Protocol):
@@ -87,7 +96,15 @@ class Carrier(Generator, Protocol):
     def drop_adapter(self, name: str) -> None:
         """Refuse new sequences with it; it is freed when the last running one has ended."""
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "", adapter: str = "") -> Stream:
+    def submit(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        user: str = "",
+        adapter: str = "",
+        *,
+        deadline_s: float | None = None,
+    ) -> Stream:
         """Queue a sequence, with an adapter or without. Raises what a Generator raises, or ModelNotFound."""
 
 

@@ -13,84 +13,21 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
 from model_service.config import ModelSettings
-from model_service.errors import ModelFailed, ModelLoading, ModelNotFound, RequestRefused
+from model_service.errors import Conflict, ModelFailed, ModelLoading, ModelNotFound, RequestRefused
+from model_service.placement.adapted import AdapterFolder, AdapterRefused, find_base, put_on
 from model_service.placement.loaded import Generator, Labeller, Loaded, Model
+from model_service.placement.slot import Held, Slot
 
 log = logging.getLogger(__name__)
 
-TUNED_PREFIX = "ft:"
 STOPPING = "the service is stopping."
 DRAIN_LIMIT_S = 120.0  # a replaced model's last streams get this long
 
-Loader = Callable[[ModelSettings], Loaded]  # blocks; whatever it raises is the reason of the failure
-State = Literal["loading", "ready", "failed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A model as the pool sees it right now."""
-
-    id: str
-    task: Literal["generate", "classify"]
-    state: State
-    created: int
-    tuned: bool
-    error: str | None = None
-    device_map: dict[str, str] = field(default_factory=dict)
-    size_bytes: int = 0
-    weights: str = ""
-
-
-class _Slot:
-    """One loaded (or loading) model and how many requests use it."""
-
-    def __init__(self, spec: ModelSettings) -> None:
-        self.spec = spec
-        self.state: State = "loading"
-        self.error: str | None = None
-        self.loaded: Loaded | None = None
-        self.created = int(time.time())
-        self.num_users = 0
-        self.unused = asyncio.Event()
-        self.unused.set()
-
-    @contextmanager
-    def use(self) -> Iterator[None]:
-        """Count as a user, so that draining waits."""
-        self.num_users += 1
-        self.unused.clear()
-        try:
-            yield
-        finally:
-            self.num_users -= 1
-            if not self.num_users:
-                self.unused.set()
-
-    def why_not(self) -> str:
-        """Say why it does not answer; empty if it does."""
-        if self.state == "ready" and self.loaded and not getattr(self.loaded.model, "alive", True):
-            return "its engine has stopped: restart the service; the log says why"
-        return "" if self.state == "ready" else self.error or "still loading"
-
-    def held(self) -> Held:
-        """Describe it."""
-        loaded = self.loaded
-        return Held(
-            id=self.spec.name,
-            task=self.spec.task,
-            state=self.state,
-            created=self.created,
-            tuned=self.spec.name.startswith(TUNED_PREFIX),
-            error=self.error,
-            device_map=loaded.device_map if loaded else {},
-            size_bytes=loaded.size_bytes if loaded else 0,
-            weights=loaded.weights if loaded else self.spec.weights,
-        )
+Loader = Callable[[ModelSettings], Loaded | AdapterFolder]  # blocks; whatever it raises is the reason of the failure
 
 
 class Pool:
@@ -99,15 +36,15 @@ class Pool:
     def __init__(self, loader: Loader, *, drain_limit_s: float = DRAIN_LIMIT_S) -> None:
         self._loader = loader
         self._drain_limit_s = drain_limit_s
-        self._slots: dict[str, _Slot] = {}
+        self._slots: dict[str, Slot] = {}
         self._needed: tuple[str, ...] = ()
         self._loading = asyncio.Lock()
-        self._draining: dict[asyncio.Task[None], _Slot] = {}
+        self._draining: dict[asyncio.Task[None], Slot] = {}
         self._closed = False
 
     def expect(self, needed: Iterable[ModelSettings], others: Iterable[ModelSettings] = ()) -> None:
         """List the start-up models as loading, before the first is loaded; `ready` waits for the needed ones."""
-        self._slots = {spec.name: _Slot(spec) for spec in (*needed, *others)}
+        self._slots = {spec.name: Slot(spec) for spec in (*needed, *others)}
         self._needed = tuple(spec.name for spec in needed)
 
     async def load(self, spec: ModelSettings) -> None:
@@ -117,27 +54,34 @@ class Pool:
         """
         before = self._slots.get(spec.name)
         if before is None or before.state == "failed":
-            self._slots[spec.name] = _Slot(spec)
+            self._slots[spec.name] = Slot(spec)
         async with self._loading:
             if self._closed:
                 raise ModelFailed(spec.name, STOPPING)
             started = time.monotonic()
             try:
-                loaded = await asyncio.to_thread(self._loader, spec)
+                slots = await self._prepare(spec)
             except Exception as error:  # a loader may fail in any way; each is this model's problem alone
                 log.warning("model %s failed to load: %s", spec.name, error, exc_info=log.isEnabledFor(logging.DEBUG))
                 self._fail(spec.name, reason_of(error))
                 raise ModelFailed(spec.name, reason_of(error)) from error
-            if self._closed or spec.name not in self._slots:
-                await loaded.model.close()
-                raise ModelFailed(spec.name, STOPPING if self._closed else "it was unloaded while it was loading.")
-            self._put(spec, loaded)
-            log.info("model %s ready after %.1f s (%s)", spec.name, time.monotonic() - started, loaded.weights)
+            if why := self._too_late(slots[0]):
+                await asyncio.gather(*(slot.model.close() for slot in slots))
+                self._fail(spec.name, why)
+                raise ModelFailed(spec.name, why)
+            for slot in slots:
+                self._put(slot)
+            log.info("model %s ready after %.1f s (%s)", spec.name, time.monotonic() - started, slots[0].held().weights)
 
     async def unload(self, model_id: str) -> None:
-        """Stop answering under this name at once; what runs is finished first. Raises ModelNotFound."""
+        """Stop answering under this name at once; what runs is finished first.
+
+        Raises ModelNotFound, or Conflict while adapters run on it.
+        """
         if model_id not in self._slots:
             raise ModelNotFound(model_id, list(self._slots))
+        if names := [slot.spec.name for slot in self._carried(model_id)]:
+            raise Conflict(f"These adapters run on {model_id}: {', '.join(names)}. Unload them first.")
         self._retire(self._slots.pop(model_id))
         log.info("model %s unloaded", model_id)
 
@@ -176,10 +120,14 @@ class Pool:
             return model
 
     def folder(self, model_id: str) -> Path:
-        """Return where the model's files lie. Raises ModelNotFound, ModelLoading, ModelFailed."""
+        """Return where the model's files lie.
+
+        Raises ModelNotFound, ModelLoading, ModelFailed, or RequestRefused for an adapter.
+        """
         slot = self._find(model_id)
-        assert slot.loaded
-        return slot.loaded.folder
+        if slot.base:
+            raise RequestRefused(ONLY_AN_ADAPTER.format(model_id, slot.base.spec.name), param="model")
+        return slot.folder
 
     def describe(self) -> list[Held]:
         """List every model, in the order they came."""
@@ -192,8 +140,8 @@ class Pool:
         return self._slots[model_id].held()
 
     def generators(self) -> list[tuple[str, Generator]]:
-        """Return the models that continue texts and are ready, with their names."""
-        slots = [slot for slot in self._slots.values() if slot.spec.task == "generate"]
+        """Return the models that continue texts and are ready, with their names; adapters run on one of these."""
+        slots = [slot for slot in self._slots.values() if slot.spec.task == "generate" and not slot.base]
         return [(slot.spec.name, cast(Generator, slot.loaded.model)) for slot in slots if slot.loaded]
 
     @property
@@ -211,11 +159,10 @@ class Pool:
         slot = self._find(model_id)
         if slot.spec.task != task:
             raise RequestRefused(WRONG_TASK[task].format(model_id), param="model", code="wrong_task")
-        assert slot.loaded
         with slot.use():
-            yield slot.loaded.model
+            yield slot.model
 
-    def _find(self, model_id: str) -> _Slot:
+    def _find(self, model_id: str) -> Slot:
         slot = self._slots.get(model_id)
         if slot is None:
             raise ModelNotFound(model_id, list(self._slots))
@@ -225,25 +172,55 @@ class Pool:
             raise ModelLoading(model_id)
         return slot
 
-    def _put(self, spec: ModelSettings, loaded: Loaded) -> None:
-        slot = _Slot(spec)
-        slot.loaded, slot.state = loaded, "ready"
-        old, self._slots[spec.name] = self._slots.get(spec.name), slot
-        if old:
-            self._retire(old)
+    async def _prepare(self, spec: ModelSettings) -> list[Slot]:
+        """Load a model, and onto it the adapters of the one it replaces; or an adapter onto its base."""
+        found = await asyncio.to_thread(self._loader, spec)
+        carried = self._carried(spec.name)
+        if isinstance(found, AdapterFolder):
+            if carried:
+                raise AdapterRefused(f"it would replace the base of {', '.join(slot.spec.name for slot in carried)}.")
+            base = find_base(spec, found, [slot for slot in self._slots.values() if not slot.base])
+            return [await put_on(base, spec, found.folder)]
+        new = Slot(spec, found)
+        try:
+            return [new, *[await put_on(new, slot.spec, slot.folder) for slot in carried]]
+        except Exception:
+            await found.model.close()
+            raise
+
+    def _carried(self, name: str) -> list[Slot]:
+        """Return the adapters that run on a model."""
+        return [slot for slot in self._slots.values() if slot.base and slot.base is self._slots.get(name)]
+
+    def _too_late(self, slot: Slot) -> str:
+        """Say why what has just been loaded is not wanted any more; empty if it is."""
+        if self._closed:
+            return STOPPING
+        if slot.spec.name not in self._slots:
+            return "it was unloaded while it was loading."
+        if slot.base and self._slots.get(slot.base.spec.name) is not slot.base:
+            return f"its base {slot.base.spec.name!a} was unloaded while it was loading."
+        return ""
+
+    def _put(self, slot: Slot) -> None:
+        old = self._slots.get(slot.spec.name)
+        if old is None:  # an adapter that was unloaded while its base was being replaced
+            return self._retire(slot)
+        self._slots[slot.spec.name] = slot
+        self._retire(old)
 
     def _fail(self, name: str, reason: str) -> None:
         slot = self._slots.get(name)
         if slot and slot.state != "ready":
             slot.state, slot.error = "failed", reason
 
-    def _retire(self, slot: _Slot) -> None:
+    def _retire(self, slot: Slot) -> None:
         if slot.loaded:
             task = asyncio.create_task(self._drain(slot, slot.loaded.model), name=f"drain {slot.spec.name}")
             self._draining[task] = slot
             task.add_done_callback(lambda done: self._draining.pop(done, None))
 
-    async def _drain(self, slot: _Slot, model: Model) -> None:
+    async def _drain(self, slot: Slot, model: Model) -> None:
         try:
             async with asyncio.timeout(self._drain_limit_s):
                 await slot.unused.wait()
@@ -256,6 +233,7 @@ WRONG_TASK = {
     "generate": "The model {!a} classifies texts, it cannot continue them: send it to /v1/classify instead.",
     "classify": "The model {!a} continues texts, it cannot classify them: send it to /v1/completions instead.",
 }
+ONLY_AN_ADAPTER = "The model {!a} is an adapter on {!a}; it has no weights to start a training from. Choose its base."
 
 
 def reason_of(error: Exception) -> str:

@@ -1,0 +1,140 @@
+"""Adapters as models: a PEFT folder whose base is loaded runs on the base's engine, under a name of its own. No torch.
+
+pool["gpt2"] ──────────> Engine  <──┐  one set of weights, one batch
+pool["our-jokes"] ─> AdaptedGenerator ─ submits with its adapter
+"""
+
+import itertools
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import cast
+
+from tokenizers import Tokenizer
+
+from model_service.config import ModelSettings
+from model_service.engine.sequence import SamplingParams
+from model_service.placement.loaded import Carrier, Stream
+from model_service.placement.slot import Slot
+from model_service.training import registry
+
+CONFIG = "adapter_config.json"
+_numbers = itertools.count(1)
+
+
+class AdapterRefused(Exception):
+    """An adapter cannot run here; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFolder:
+    """What a loader finds where an adapter lies; `bases` are the names or sources it gives for its base model."""
+
+    folder: Path
+    bases: tuple[str, ...]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter and not a whole model."""
+    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors*"))
+
+
+def adapter_folder(folder: Path) -> AdapterFolder:
+    """Read what an adapter says about its base: our own manifest, then PEFT's config. Raises AdapterRefused."""
+    path = folder / CONFIG
+    try:
+        source = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise AdapterRefused(f"{path} could not be read: {error}") from error
+    bases = (registry.base_of(folder, ""), source)
+    return AdapterFolder(folder, tuple(str(base) for base in bases if base))
+
+
+class AdaptedGenerator:
+    """The base's engine, seen by someone who wants the adapter's answers. Closing it drops the adapter only."""
+
+    def __init__(self, base: Carrier, key: str) -> None:
+        self._base, self._key = base, key
+
+    @property
+    def context_len(self) -> int:
+        """Tokens that fit, prompt and answer together."""
+        return self._base.context_len
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids are below this."""
+        return self._base.vocab_size
+
+    @property
+    def alive(self) -> bool:
+        """Whether the base takes sequences."""
+        return self._base.alive
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back."""
+        return self._base.tokenizer
+
+    @property
+    def num_running(self) -> int:
+        """Sequences in the batch, whatever their adapter."""
+        return self._base.num_running
+
+    @property
+    def num_waiting(self) -> int:
+        """Sequences in the queue, whatever their adapter."""
+        return self._base.num_waiting
+
+    @property
+    def reused_tokens(self) -> int:
+        """Tokens of prompts that did not run, whatever their adapter."""
+        return self._base.reused_tokens
+
+    def encode(self, text: str) -> list[int]:
+        """Turn text into token ids. May be called from any thread."""
+        return self._base.encode(text)
+
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, user: str = "", *, deadline_s: float | None = None
+    ) -> Stream:
+        """Queue a sequence that runs with the adapter. Raises what the base raises."""
+        return self._base.submit(prompt_ids, params, user, self._key, deadline_s=deadline_s)
+
+    async def close(self) -> None:
+        """Drop the adapter; sequences that run with it end by themselves, or with the base."""
+        self._base.drop_adapter(self._key)
+
+
+def find_base(spec: ModelSettings, found: AdapterFolder, slots: Iterable[Slot]) -> Slot:
+    """Return the model an adapter belongs to, if it is loaded. Raises AdapterRefused with what to change."""
+    if spec.weights != "auto" or spec.devices != "auto":
+        raise AdapterRefused("it is an adapter, which runs as its base does: leave out its weights and devices.")
+    if not found.bases:
+        raise AdapterRefused(f"{found.folder / CONFIG} has no base_model_name_or_path: it does not say whose it is.")
+    ready = [slot for slot in slots if not slot.why_not() and slot.spec.name != spec.name]
+    for base in found.bases:
+        folder = Path(base).expanduser().resolve()
+        for slot in ready:
+            if base in (slot.spec.name, slot.spec.source) or folder == slot.folder.resolve():
+                return slot
+    there = ", ".join(slot.spec.name for slot in ready) or "none"
+    raise AdapterRefused(
+        f"it is an adapter of {found.bases[0]!a}, which is not among the models that are loaded ({there})."
+        " Put that model into the settings, too."
+    )
+
+
+async def put_on(base: Slot, spec: ModelSettings, folder: Path) -> Slot:
+    """Load an adapter onto its base. Raises AdapterRefused, or what the reading raises; nothing has changed then.
+
+    It has a key of its own on the engine, so that one of the same name can follow while it drains.
+    """
+    if base.spec.task != "generate" or spec.task != "generate":
+        raise AdapterRefused("it is an adapter; those run on models that generate, and with task = generate.")
+    assert base.loaded
+    carrier, key = cast(Carrier, base.model), f"{spec.name} ({next(_numbers)})"
+    size_bytes = await carrier.load_adapter(key, folder)
+    view = AdaptedGenerator(carrier, key)
+    return Slot(spec, replace(base.loaded, model=view, folder=folder, size_bytes=size_bytes), base)
