@@ -7,7 +7,7 @@ import torch
 from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
-from model_service.engine.forward import TorchForward
+from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.runner import ModelRunner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint
 
@@ -41,9 +41,14 @@ def load(
         size_bytes=checkpoint.size_bytes,
     )
     try:
-        return Engine(config, ModelRunner(TorchForward(model, max_num_seqs)), checkpoint.tokenizer)
+        return Engine(config, ModelRunner(forward_for(checkpoint, max_num_seqs)), checkpoint.tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
+
+
+def forward_for(checkpoint: Checkpoint, num_slots: int) -> Forward:
+    """Return what runs a checkpoint's language model, with an empty cache of that many slots."""
+    return TorchForward(checkpoint.model, num_slots)
 
 
 def _classifier(checkpoint: Checkpoint, source: str, model_id: str) -> Classifier:
