@@ -14,34 +14,41 @@ class Answer:
         self.sequence = sequence
         self._table = table
         self._eos_token_id = eos_token_id
+        self._end = sequence.prompt_len + sequence.params.max_tokens
         self._detokenizer = Detokenizer(table, sequence.params.stop)
+        self._echo_due = sequence.params.echo
         self._echoed: list[TokenLogprob] = []
 
     def add(self, result: Result) -> Piece | None:
         """Take a step's result; return what is new for the reader, if anything is."""
         self._echoed += result.prompt_logprobs
-        sequence, token_id = self.sequence, result.token_id
-        echo = self._echo() if sequence.num_generated == 0 and self._prompt_read() else Piece()
-        if token_id is None:
-            return echo + Piece(finish_reason="length") if self._prompt_read() else None
+        if result.token_id is not None:
+            piece = self._next(result.token_id, result.logprob)
+        elif self.sequence.num_computed >= self.sequence.prompt_len:
+            piece = Piece(finish_reason="length")  # the prompt was read, and nothing was to follow
+        else:
+            return None
+        if self._echo_due:
+            self._echo_due = False
+            piece = self._echo() + piece
+        return piece
+
+    def _next(self, token_id: int, logprob: TokenLogprob | None) -> Piece:
+        """Return the piece of one new token. End-of-text has no text, but a log-probability like any other token."""
+        sequence = self.sequence
+        logprobs = () if logprob is None or sequence.params.logprobs is None else (logprob,)
         if token_id == self._eos_token_id:
-            return echo + Piece(self._detokenizer.flush(), (), (), "stop")
+            return Piece(self._detokenizer.flush(), (), logprobs, "stop")
         sequence.token_ids.append(token_id)
         text = self._detokenizer.push(token_id)
         reason: FinishReason | None = None
         if self._detokenizer.stopped:
             reason = "stop"
-        elif sequence.num_generated >= sequence.params.max_tokens:
+        elif len(sequence.token_ids) >= self._end:
             reason, text = "length", text + self._detokenizer.flush()
-        logprobs = () if result.logprob is None or sequence.params.logprobs is None else (result.logprob,)
-        return echo + Piece(text, (token_id,), logprobs, reason)
-
-    def _prompt_read(self) -> bool:
-        return self.sequence.num_computed >= self.sequence.prompt_len
+        return Piece(text, (token_id,), logprobs, reason)
 
     def _echo(self) -> Piece:
-        if not self.sequence.params.echo:
-            return Piece()
         ids = self.sequence.token_ids[: self.sequence.prompt_len]
         text = b"".join(self._table[t] for t in ids if t < len(self._table)).decode("utf-8", "replace")
         return Piece(text, tuple(ids), tuple(self._echoed))

@@ -6,6 +6,7 @@ beginning of a stop string waits too, so nothing is shown that a stop string the
 
 import codecs
 from collections.abc import Sequence as Seq
+from functools import lru_cache
 
 from tokenizers import Tokenizer
 
@@ -32,37 +33,53 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     return table
 
 
+@lru_cache(maxsize=32)  # the candidates of a request share theirs, and so do most requests
+def _beginnings(stop: tuple[str, ...]) -> tuple[str, ...]:
+    """Return all that may become one of the stop strings."""
+    return tuple({s[:n] for s in stop for n in range(1, len(s))})
+
+
 class Detokenizer:
     """One answer's text. `push` each token, `flush` at the end; `stopped` once a stop string was found."""
 
     def __init__(self, table: Seq[bytes], stop: tuple[str, ...] = ()) -> None:
         self._table = table
         self._stop = stop
+        self._beginnings = _beginnings(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._in_character = False  # the decoder holds a part of one
         self._held = ""
         self.stopped = False
 
     def push(self, token_id: int) -> str:
         """Return the text that this token makes certain; ids past the vocabulary (padding rows) have none."""
-        new = self._table[token_id] if token_id < len(self._table) else b""
-        self._held += self._decoder.decode(new)
-        found = [i for s in self._stop if (i := self._held.find(s)) >= 0]
-        if found:
-            self.stopped = True
-            text, self._held = self._held[: min(found)], ""
+        text = self._decode(self._table[token_id] if token_id < len(self._table) else b"")
+        if not self._stop:
             return text
-        keep = self._possible_stop()
-        text, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return text
+        text = self._held + text
+        if found := [i for s in self._stop if (i := text.find(s)) >= 0]:
+            self.stopped, self._held = True, ""
+            return text[: min(found)]
+        keep = self._possible_stop(text) if text.endswith(self._beginnings) else 0
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
     def flush(self) -> str:
         """Return what was held back; nothing follows."""
         text, self._held = self._held + self._decoder.decode(b"", final=True), ""
         return "" if self.stopped else text
 
-    def _possible_stop(self) -> int:
-        """Return how many characters at the end may begin a stop string."""
-        return max(
-            (n for s in self._stop for n in range(1, min(len(s), len(self._held) + 1)) if self._held.endswith(s[:n])),
-            default=0,
-        )
+    def _decode(self, new: bytes) -> str:
+        """Return the characters that are whole now. Nearly every token is, and skips the decoder's bookkeeping."""
+        if not self._in_character:
+            try:
+                return new.decode()
+            except UnicodeDecodeError:
+                pass
+        text = self._decoder.decode(new)
+        self._in_character = bool(self._decoder.getstate()[0])
+        return text
+
+    def _possible_stop(self, text: str) -> int:
+        """Return how many characters at the end may begin a stop string: as many as the longest beginning there."""
+        return max(len(beginning) for beginning in self._beginnings if text.endswith(beginning))
