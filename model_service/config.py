@@ -76,6 +76,9 @@ class ServiceSettings(Section):
         int, Field(description="Requests that may wait, per model; more are told to come back.", ge=1)
     ] = 256
     max_num_seqs: Annotated[int, Field(description="Sequences that run at once, per model.", ge=1)] = 16
+    answer_limit_s: Annotated[
+        float, Field(description="Time an answer may take, its wait in the queue included.", gt=0)
+    ] = 300.0
     threads: Annotated[int | None, Field(description="CPU threads for the answers; default: all cores.", ge=1)] = None
     models: Annotated[
         tuple[ModelSettings, ...], Field(description="Models to hold, all of them; none: the two embedded ones.")

@@ -13,6 +13,7 @@ ServiceError                 carries message, type, code, param and the HTTP sta
 ├── ModelLoading     503     the model is not ready yet; `retry_after_s` says when to come back
 ├── ModelFailed      503     the model could not be loaded; the message says why
 ├── EngineDead       503     the model's engine has stopped or been closed
+├── DeadlinePassed   504     the answer took longer than `service.answer_limit_s`
 └── InternalError    500     our own bug; the log has it
 
 The API's exception handler is the one place that turns them into `{"error": {...}}`.
@@ -164,6 +165,19 @@ class EngineDead(ServiceError):
 
     def __init__(self, message: str = "The model stopped while it was answering. Try again in a moment.") -> None:
         super().__init__(message)
+
+
+class DeadlinePassed(ServiceError):
+    """The answer's time was over, while it waited or while it grew."""
+
+    status = 504
+    default_code = "deadline_passed"
+
+    def __init__(self, limit_s: float) -> None:
+        super().__init__(
+            f"The answer was not complete after {limit_s:g} seconds, which is the limit here, so it was ended."
+            " Ask for less, or try again when fewer are waiting."
+        )
 
 
 class InternalError(ServiceError):

@@ -33,13 +33,13 @@ class Candidate:
 class Answer:
     """A request while it is answered: its sequences, its id, and what it has used so far."""
 
-    def __init__(self, request: CompletionRequest, engine: Generator, metrics: Metrics) -> None:
+    def __init__(self, request: CompletionRequest, engine: Generator, metrics: Metrics, limit_s: float) -> None:
         self.request = request
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.candidates: list[Candidate] = []
         self.prompt_tokens = 0
-        self._engine, self._metrics = engine, metrics
+        self._engine, self._metrics, self._limit_s = engine, metrics, limit_s
         self._began = time.monotonic()
         self._first_s: float | None = None
         self._finish_reasons: list[str] = []
@@ -53,7 +53,8 @@ class Answer:
             prompt_len = max(1, len(prompt_ids))  # an empty one starts from end-of-text
             self.prompt_tokens += prompt_len
             for number in range(request.num_candidates):
-                stream = self._engine.submit(prompt_ids, request.sampling(number), request.user)
+                params = request.sampling(number)
+                stream = self._engine.submit(prompt_ids, params, request.user, deadline_s=self._limit_s)
                 await stack.enter_async_context(stream)
                 self.candidates.append(Candidate(len(self.candidates), stream, prompt_len if request.echo else 0))
         stack.callback(self._finished)

@@ -35,7 +35,8 @@ def create_app(
     failures.install(app)
     app.include_router(health.router(pool, metrics))
     app.include_router(models.router(pool, remove))
-    app.include_router(completions.router(pool, metrics, max_sequences=service.max_num_seqs + service.max_queue))
+    num_sequences, limit_s = service.max_num_seqs + service.max_queue, service.answer_limit_s
+    app.include_router(completions.router(pool, metrics, max_sequences=num_sequences, limit_s=limit_s))
     app.include_router(classify.router(pool, max_queue=service.max_queue))
     for router in extra_routers:
         app.include_router(router)

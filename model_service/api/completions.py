@@ -23,8 +23,8 @@ COLLECT_INTERVAL_S = 0.5  # an answer that is not streamed is needed at its end;
 CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the metrics count it
 
 
-def router(pool: Pool, metrics: Metrics, *, max_sequences: int) -> APIRouter:
-    """Make the route. max_sequences: what an engine runs and queues at most."""
+def router(pool: Pool, metrics: Metrics, *, max_sequences: int, limit_s: float) -> APIRouter:
+    """Make the route. max_sequences: what an engine runs and queues at most. limit_s: what an answer may take."""
     routes = APIRouter()
 
     @routes.post("/v1/completions", response_model=None)
@@ -37,7 +37,7 @@ def router(pool: Pool, metrics: Metrics, *, max_sequences: int) -> APIRouter:
             )
         async with AsyncExitStack() as stack:
             engine = stack.enter_context(pool.generating(body.model))
-            answer = Answer(body, engine, metrics)
+            answer = Answer(body, engine, metrics, limit_s)
             await answer.submit(stack)
             if body.stream:
                 return EventStream(answer, stack.pop_all())

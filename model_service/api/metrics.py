@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from model_service.placement.pool import Pool
@@ -44,10 +44,14 @@ class _Engines(Collector):
         """Read the engines' queues and batches as they are now."""
         waiting = GaugeMetricFamily("punchline_queue_length", "Sequences that wait for a slot.", labels=["model"])
         running = GaugeMetricFamily("punchline_running_sequences", "Sequences in the batch.", labels=["model"])
+        reused = CounterMetricFamily(
+            "punchline_reused_prompt_tokens", "Tokens of prompts that another request had read.", labels=["model"]
+        )
         loaded = GaugeMetricFamily("punchline_model_ready", "1 if the model answers.", labels=["model"])
         for name, engine in self._pool.generators():
             waiting.add_metric([name], engine.num_waiting)
             running.add_metric([name], engine.num_running)
+            reused.add_metric([name], engine.reused_tokens)
         for held in self._pool.describe():
             loaded.add_metric([held.id], float(held.state == "ready"))
-        yield from (waiting, running, loaded)
+        yield from (waiting, running, reused, loaded)

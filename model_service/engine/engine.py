@@ -31,7 +31,7 @@ from model_service.engine.runner import Result, Runner
 from model_service.engine.scheduler import Copy, Plan, Scheduler
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.engine.stream import Stream
-from model_service.errors import EngineDead, ModelNotFound, PromptTooLong, QueueFull, ServiceError
+from model_service.errors import DeadlinePassed, EngineDead, ModelNotFound, PromptTooLong, QueueFull, ServiceError
 from model_service.models.lora import Adapter
 
 log = logging.getLogger(__name__)
@@ -138,9 +138,18 @@ class Engine:
         """Refuse new sequences with this adapter; its memory is free when the last running one has ended."""
         self._adapters.pop(name, None)
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "", adapter: str = "") -> Stream:
+    def submit(
+        self,
+        prompt_ids: list[int],
+        params: SamplingParams,
+        user: str = "",
+        adapter: str = "",
+        *,
+        deadline_s: float | None = None,
+    ) -> Stream:
         """Queue a sequence; an empty prompt starts from end-of-text. adapter: by name; without one, the model itself.
 
+        deadline_s: seconds from now after which it ends with DeadlinePassed, whether it waits or runs by then.
         Raises PromptTooLong, QueueFull, EngineDead, or ModelNotFound for an adapter that is not loaded.
         """
         prompt_ids = prompt_ids or [self.config.eos_token_id]
@@ -155,6 +164,8 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         seed = secrets.randbits(64) if params.seed is None else params.seed
         sequence = Sequence(next(self._ids), prompt_ids, params, seed, user, self._adapters.get(adapter))
+        if deadline_s is not None:
+            sequence.limit(deadline_s, time.monotonic())
         stream = self._readers.add(sequence.id, user)
         self._inbox.put(Answer(sequence, self._table, self.config.eos_token_id))
         return stream
@@ -174,6 +185,7 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._take():
+                self._end_expired()
                 if not self._scheduler.idle:
                     self._tell(self._step())
         except Exception:
@@ -196,6 +208,13 @@ class Engine:
                 case Answer():
                     self._answers[item.sequence.id] = item
                     self._scheduler.add(item.sequence)
+
+    def _end_expired(self) -> None:
+        events = Events(started=[], pieces=[])
+        for sequence in self._scheduler.expired(time.monotonic()):
+            events.pieces.append((sequence.id, DeadlinePassed(sequence.limit_s)))
+            self._end(sequence)
+        self._tell(events)
 
     def _step(self) -> Events:
         began = time.perf_counter()

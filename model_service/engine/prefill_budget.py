@@ -9,7 +9,7 @@ as fits one pass. Pure Python, and no clock: the engine says what each step took
 
 STRETCH = 2.5  # the promise is 3: a gap of at most three median steps
 SLOW = 0.2  # weight of a new measurement
-WILD = 2.0  # what is further off than this factor is counted as this far off: a busy machine, not the model
+HICCUP = 2.0  # what takes more than this many times the usual is counted as that: it was the machine, not the model
 
 
 class PrefillBudget:
@@ -55,4 +55,4 @@ def _size_class(num_streams: int) -> int:
 def _average(mean: float | None, value: float) -> float:
     if mean is None:
         return value
-    return mean + SLOW * (min(max(value, mean / WILD), mean * WILD) - mean)
+    return mean + SLOW * (min(value, mean * HICCUP) - mean)

@@ -8,6 +8,7 @@ the streams beside it; what a slot already holds of them is not read again (slot
     slots   | 0 a | 1 b | 2 c | 3 . |       always dense: when b ends, c and b trade places
 """
 
+import math
 from dataclasses import dataclass
 
 from model_service.engine.fair_queue import FairQueue
@@ -78,12 +79,22 @@ class Scheduler:
         self.waiting = FairQueue()
         self.running: list[Sequence] = []  # running[i].slot == i
         self.reused_tokens = 0  # of prompts, that were not read again
+        self._earliest = math.inf  # no deadline is before this
         self._slots = Slots(max_num_seqs)
         self._fresh: dict[int, _Ahead | None] = {}  # admitted, nothing run yet; behind whom
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence."""
         self.waiting.push(sequence)
+        self._earliest = min(self._earliest, sequence.deadline)
+
+    def expired(self, now: float) -> list[Sequence]:
+        """Return those whose time is over, waiting or running; `finish` them."""
+        if now < self._earliest:
+            return []
+        everybody = [*self.waiting, *self.running]
+        self._earliest = min((s.deadline for s in everybody if s.deadline > now), default=math.inf)
+        return [s for s in everybody if s.deadline <= now]
 
     def schedule(self) -> Plan:
         """Admit what fits; give every stream its token and the prompts what the budget allows."""

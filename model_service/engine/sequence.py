@@ -5,6 +5,7 @@ A request (wire) becomes one or more sequences (engine). A status only moves for
     WAITING ── slot free ──> RUNNING ── stop, length, cancelled, failed ──> FINISHED
 """
 
+import math
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Literal
@@ -78,7 +79,10 @@ class Status(IntEnum):
 class Sequence:
     """One prompt with its answer so far. It belongs to the engine's thread once submitted."""
 
-    __slots__ = ("adapter", "id", "num_computed", "params", "prompt_len", "seed", "slot", "status", "token_ids", "user")
+    __slots__ = (
+        *("adapter", "deadline", "id", "limit_s", "num_computed", "params"),
+        *("prompt_len", "seed", "slot", "status", "token_ids", "user"),
+    )
 
     def __init__(
         self,
@@ -95,6 +99,7 @@ class Sequence:
         self.seed = seed
         self.user = user
         self.adapter = adapter  # kept alive by those who use it, also after it was dropped
+        self.limit_s = self.deadline = math.inf
         self.token_ids = list(prompt_ids)  # prompt, then answer
         self.prompt_len = len(prompt_ids)
         self.num_computed = 0  # tokens whose keys and values are in the cache
@@ -118,6 +123,10 @@ class Sequence:
         None if the prompt's own log-probabilities are wanted.
         """
         return 0 if self.params.echo and self.params.logprobs is not None else self.prompt_len - 1
+
+    def limit(self, limit_s: float, now: float) -> None:
+        """Let it end with an error after `limit_s` seconds from `now`, waiting or running."""
+        self.limit_s, self.deadline = limit_s, now + limit_s
 
     def finish(self) -> None:
         """Move to FINISHED, from wherever it was."""

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from model_service.api.app import create_app
 from model_service.config import ModelSettings, ServiceSettings
 from model_service.engine.sequence import Piece, SamplingParams
-from model_service.errors import EngineDead
+from model_service.errors import DeadlinePassed, EngineDead
 from model_service.placement.loaded import Generator, Loaded
 from model_service.placement.pool import Pool
 
@@ -65,7 +65,7 @@ class ScriptedStream:
 class ScriptedModel:
     """A model whose every answer is the same script."""
 
-    context_len, vocab_size, num_running, num_waiting, alive = 100, 257, 0, 0, True
+    context_len, vocab_size, num_running, num_waiting, reused_tokens, alive = 100, 257, 0, 0, 0, True
     tokenizer = cast(Tokenizer, None)
 
     def __init__(self, script: Script) -> None:
@@ -75,7 +75,9 @@ class ScriptedModel:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def submit(self, prompt_ids: list[int], params: SamplingParams, user: str = "") -> ScriptedStream:
+    def submit(
+        self, prompt_ids: list[int], params: SamplingParams, user: str = "", *, deadline_s: float | None = None
+    ) -> ScriptedStream:
         self.streams.append(ScriptedStream(self.script))
         return self.streams[-1]
 
@@ -105,6 +107,7 @@ async def post(client: httpx2.AsyncClient, **fields: Any) -> httpx2.Response:
 
 BROKEN: list[tuple[Exception, int, str]] = [
     (EngineDead(), 503, "engine_dead"),
+    (DeadlinePassed(300), 504, "deadline_passed"),
     (ValueError("SECRET of a bug"), 500, "internal_error"),
 ]
 
@@ -174,7 +177,7 @@ async def test_a_waiting_stream_says_where_it_stands_once(
     async with app_over([]) as (client, model):
         stream = Waiting([Piece("so", finish_reason="stop")])
         edit(stream)
-        monkeypatch.setattr(model, "submit", lambda *given: stream)
+        monkeypatch.setattr(model, "submit", lambda *given, **named: stream)
         answer = await post(client, stream=True)
     assert [line for line in answer.text.splitlines() if line.startswith(":")] == expected
     assert answer.text.endswith("data: [DONE]\n\n")
