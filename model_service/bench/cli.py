@@ -63,6 +63,36 @@ def prefill(
     _throughput("prefill", model, batch or [1], engines, rounds, all_formats, as_json, cache, device)
 
 
+@app.command()
+def growth(
+    model: OneModel = "gpt2",
+    batch: Batches = None,
+    context: Annotated[list[int] | None, typer.Option("--context", help="Contexts to time; may be repeated.")] = None,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """What a token costs at contexts of 64 to 1,024, at batch 1 to 64."""
+    from model_service.bench.growth import BATCHES as GROWTH_BATCHES
+    from model_service.bench.growth import CONTEXTS, measure
+    from model_service.bench.session import open_session
+
+    with open_session(device, cache) as session:
+        report = measure(model, batch or GROWTH_BATCHES, context or CONTEXTS, session)
+    _end(session, [report], as_json)
+
+
+@app.command()
+def gaps(model: Models = None, as_json: AsJson = False, cache: Cache = None, device: Device = "auto") -> None:
+    """How long a stream waits while a long prompt is read, and how soon a cancelled one's slot is free."""
+    from model_service.bench.gaps import measure
+    from model_service.bench.session import open_session
+
+    with open_session(device, cache) as session:
+        report = measure(_split(model) or MODELS, session)
+    _end(session, [report], as_json)
+
+
 def _throughput(
     kind: str,
     models: list[str] | None,

@@ -25,7 +25,7 @@ SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
     }
 )
 EMBEDDED = Path(__file__).parents[1] / "embedded"
-NO_EOS = -1
+NO_EOS, EOS_KEY = -1, "its_eos_token_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class BenchModel:
     def context_len(self) -> int:
         """Tokens of prompt and answer together."""
         return int(self.config["n_positions"])
+
+    @property
+    def eos_token_id(self) -> int:
+        """The token that ends its texts, which its config.json here does not say."""
+        return int(self.config[EOS_KEY])
 
     def path_for(self, entry: Entry) -> Path:
         """Return the weights as an engine reads them; converted the first time. Raises ChildFailed."""
@@ -88,4 +93,7 @@ def link_checkpoint(source: str, target: Path) -> None:
         if path.suffix in (".safetensors", ".json", ".txt") and path.name != "config.json":
             (target / path.name).symlink_to(path.resolve())
     config = json.loads((found / "config.json").read_text(encoding="utf-8"))
-    (target / "config.json").write_text(json.dumps({**config, "eos_token_id": NO_EOS}))
+    eos = config.get("eos_token_id")
+    eos = eos[0] if isinstance(eos, list) else eos
+    kept = {EOS_KEY: config["vocab_size"] - 1 if eos is None else eos}
+    (target / "config.json").write_text(json.dumps({**config, **kept, "eos_token_id": NO_EOS}))

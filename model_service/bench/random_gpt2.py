@@ -10,6 +10,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch import Tensor
 
+from model_service.bench.models import EOS_KEY, NO_EOS
+
 VOCAB_SIZE = 50257
 CONTEXT_LEN = 1024
 STD = 0.02  # GPT-2's own initialisation
@@ -32,7 +34,8 @@ def write_random_gpt2(folder: Path, shape: tuple[int, int, int], seed: int = 0) 
         "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
         "bos_token_id": VOCAB_SIZE - 1,
-        "eos_token_id": -1,  # no token ends a text: every engine makes as many as it is asked for
+        "eos_token_id": NO_EOS,  # every engine makes as many tokens as it is asked for
+        EOS_KEY: VOCAB_SIZE - 1,
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     save_file(random_tensors(n_layer, n_embd, seed), folder / "model.safetensors", metadata={"format": "pt"})

@@ -16,7 +16,6 @@ class Punchline:
     """The engine as the service loads it, with as many slots as a task has prompts."""
 
     def __init__(self, folder: Path, weights: str, device: str) -> None:
-        share_cores()  # before torch is imported, as the service does
         self._folder, self._wanted, self._device = folder, weights, device
         self._runner = asyncio.Runner()
         self._engine = self._load(1)
@@ -36,26 +35,30 @@ class Punchline:
         return self._runner.run(self._answers(task))
 
     async def _answers(self, task: Task) -> list[list[int]]:
-        from model_service.engine.sequence import SamplingParams
-
-        params = SamplingParams(max_tokens=task.new_tokens, temperature=0)
-        streams = [self._engine.submit(ids, params) for ids in task.prompts(self._engine.vocab_size)]
+        streams = submit(self._engine, task)
         return await asyncio.gather(*(_token_ids(stream) for stream in streams))
 
     def _load(self, max_num_seqs: int) -> "Engine":
-        from model_service.engine.engine import Engine
-        from model_service.engine.loading import load
+        return open_engine(self._folder, self._wanted, self._device, max_num_seqs)
 
-        engine = load(
-            str(self._folder),
-            "generate",
-            model_id="bench",
-            weights=self._wanted,
-            device=self._device,
-            max_num_seqs=max_num_seqs,
-        )
-        assert isinstance(engine, Engine)
-        return engine
+
+def open_engine(folder: Path, weights: str, device: str, max_num_seqs: int) -> "Engine":
+    """Load a model as the service does: idle threads sleep, and that is decided before torch is imported."""
+    share_cores()
+    from model_service.engine.engine import Engine
+    from model_service.engine.loading import load
+
+    engine = load(str(folder), "generate", model_id="bench", weights=weights, device=device, max_num_seqs=max_num_seqs)
+    assert isinstance(engine, Engine)
+    return engine
+
+
+def submit(engine: "Engine", task: Task) -> list["Stream"]:
+    """Submit a task's prompts, greedily."""
+    from model_service.engine.sequence import SamplingParams
+
+    params = SamplingParams(max_tokens=task.new_tokens, temperature=0)
+    return [engine.submit(prompt_ids, params) for prompt_ids in task.prompts(engine.vocab_size)]
 
 
 async def _token_ids(stream: "Stream") -> list[int]:
