@@ -57,14 +57,14 @@ class AdapterStack:
                     room = (len(self._slots), self._rank)
                     self.pairs[layer, linear] = (
                         low.a.new_zeros(*room, low.a.shape[1]),
-                        low.b.new_zeros(*room, low.b.shape[0]),
+                        low.b.new_zeros(*room, low.b.shape[1]),
                     )
         for (layer, linear), (a, b) in self.pairs.items():
             low_rank = adapter.layers[layer].get(linear)
             rank = low_rank.rank if low_rank else 0
             a[slot, rank:], b[slot, rank:] = 0, 0
             if low_rank:
-                a[slot, :rank], b[slot, :rank] = low_rank.a, low_rank.b.T
+                a[slot, :rank], b[slot, :rank] = low_rank.a, low_rank.b
 
 
 def _nothing() -> None:
@@ -118,4 +118,4 @@ class StepAdapters:
                 y.index_add_(0, self._targets, added[self._places])
         for rows, adapter in self._prompts:
             if low := adapter.layers[layer].get(linear):
-                y[rows].addmm_(x[rows] @ low.a.T, low.b.T)
+                y[rows].addmm_(x[rows] @ low.a.T, low.b)

@@ -1,6 +1,6 @@
 """Reads LoRA adapters as PEFT saves them: adapter_config.json and adapter_model.safetensors. No pickle, ever.
 
-    y = W x + b  +  scale * B (A x)          A (r, in), B (out, r) beside a frozen W (out, in)
+    y = W x + bias + scale * B A x          A (r, in), B (out, r) beside a frozen W (out, in)
 
 An adapter changes what a linear layer of the base model gives by a product of two thin matrices. What PEFT can do
 beyond that (DoRA, trained biases, replaced layers, ...) is refused by name: it would answer, but wrongly.
@@ -33,10 +33,10 @@ KEPT_BASE = (True, False, "gaussian", "eva", "orthogonal")  # the other first va
 
 @dataclass(frozen=True, slots=True)
 class LowRank:
-    """What an adapter adds to one linear layer: b @ (a @ x). `b` holds the scale already."""
+    """What an adapter adds to one linear: x (N, in) gives x a^T b (N, out). Both contiguous, so that rows are read."""
 
-    a: Tensor  # (r, in)
-    b: Tensor  # (out, r)
+    a: Tensor  # (r, in), PEFT's A
+    b: Tensor  # (r, out), PEFT's B transposed, times the scale
 
     @property
     def rank(self) -> int:
@@ -163,6 +163,5 @@ def _scale(config: Mapping[str, Any], module: str, a: Tensor) -> float:
 
 
 def _scaled(a: Tensor, b: Tensor, scale: float, host: Host) -> LowRank:
-    return LowRank(
-        a.to(host.device, host.dtype).contiguous(), (b.float() * scale).to(host.device, host.dtype).contiguous()
-    )
+    a, b = a.contiguous(), (b.float() * scale).T.contiguous()
+    return LowRank(a.to(host.device, host.dtype), b.to(host.device, host.dtype))
