@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence as Seq
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -14,7 +15,7 @@ from model_service.engine.attention import StepAttention
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.models.gpt2 import GPT2
-from model_service.models.lora import Host
+from model_service.models.lora import Adapter, Host, read_adapter
 
 
 class Forward(Protocol):
@@ -24,8 +25,8 @@ class Forward(Protocol):
     """
 
     @property
-    def host(self) -> Host:
-        """What adapters must fit, and the number format and device their matrices are wanted in."""
+    def size_bytes(self) -> int:
+        """What the weights take."""
         ...
 
     def hidden(self, chunks: Seq[Chunk]) -> Tensor:
@@ -48,6 +49,10 @@ class Forward(Protocol):
         """Wipe a slot whose content is broken."""
         ...
 
+    def read_adapter(self, name: str, folder: Path) -> Adapter:
+        """Read an adapter, ready for sequences to carry. Blocks, on any thread. Raises CheckpointError."""
+        ...
+
 
 class TorchForward:
     """A GPT-2 in torch on one device, with fixed KV slots. Single tokens must come first among the chunks."""
@@ -56,7 +61,6 @@ class TorchForward:
         self._model = model
         self._cache = KVCache(model, num_slots, model.shape.n_positions)
         self._stack = AdapterStack()
-        self.host = Host.of(model)
 
     @property
     def model(self) -> GPT2:
@@ -67,6 +71,11 @@ class TorchForward:
     def cache(self) -> KVCache:
         """Keys and values; whoever else writes them keeps to the slots of its sequences."""
         return self._cache
+
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take."""
+        return self._model.size_bytes
 
     def hidden(self, chunks: Seq[Chunk]) -> Tensor:
         """Run the chunks' tokens through all layers. Returns (N, E)."""
@@ -96,3 +105,7 @@ class TorchForward:
     def clear(self, slot: int) -> None:
         """Wipe a slot whose content is broken."""
         self._cache.clear(slot)
+
+    def read_adapter(self, name: str, folder: Path) -> Adapter:
+        """Read an adapter, ready for sequences to carry. Blocks, on any thread. Raises CheckpointError."""
+        return read_adapter(name, folder, Host.of(self._model))

@@ -15,7 +15,7 @@ from model_service.engine.forward import Forward
 from model_service.engine.sampler import sample, token_logprobs
 from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.engine.sequence import Sequence, TokenLogprob
-from model_service.models.lora import Adapter, read_adapter
+from model_service.models.lora import Adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ModelRunner:
 
     def read_adapter(self, name: str, folder: Path) -> Adapter:
         """Read an adapter for sequences to carry. Blocks, on any thread. Raises CheckpointError."""
-        return read_adapter(name, folder, self._forward.host)
+        return self._forward.read_adapter(name, folder)
 
     @torch.inference_mode()
     def step(self, chunks: Seq[Chunk]) -> list[Result]:
