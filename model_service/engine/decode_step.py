@@ -24,9 +24,10 @@ from torch import Tensor
 from model_service.engine.device_sampler import CANDIDATES, Rows, draw, greedy, signed, truncates
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk
-from model_service.models.gpt2 import ACTIVATIONS, GPT2, Affine, Block, GPT2Shape
+from model_service.models.gpt2 import ACTIVATIONS, GPT2, Block, GPT2Shape
+from model_service.models.linear import Affine, Linear
 
-GREEDY, WHOLE, TRUNCATED = "greedy", "whole", "truncated"  # how much of a sampler a step needs
+DRAW_MODES = GREEDY, WHOLE, TRUNCATED = "greedy", "whole", "truncated"  # how much of a sampler a step needs
 _INTEGERS = ("input_id", "position", "seed", "top_k")
 _FLOATS = ("temperature", "top_p", "min_p")
 
@@ -60,7 +61,8 @@ def layer_parts(shape: GPT2Shape) -> LayerParts:
     return LayerParts(before, after)
 
 
-def _linear(x: Tensor, affine: Affine) -> Tensor:
+def _linear(x: Tensor, affine: Linear) -> Tensor:
+    assert isinstance(affine, Affine)  # int8 is for CPUs
     if x.shape[0] == 1:  # a compiler makes one kernel of a product with a single row and all that follows it
         return F.linear(x, affine.weight) + affine.bias
     return F.linear(x, affine.weight, affine.bias)  # addmm: the bias is part of the product

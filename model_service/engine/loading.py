@@ -1,5 +1,6 @@
 """Makes an engine or a classifier from a checkpoint. Blocks for as long as that takes: call it in a thread."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -7,9 +8,10 @@ import torch
 from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
+from model_service.engine.fastest import cpu_forward, fastest_weights
 from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.runner import ModelRunner
-from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint
+from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint, read_shape
 
 
 def load(
@@ -21,14 +23,17 @@ def load(
     device: str = "auto",
     max_num_seqs: int = 16,
     max_queue: int = 256,
+    shares: Mapping[str, float] | None = None,
 ) -> Engine | Classifier:
     """Load a model for its task. `auto` is the first GPU, or the CPU. Raises CheckpointError with the reason."""
     if device == "auto":
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
+    if weights == "auto":
+        weights = best_weights(source, task, device)
     checkpoint = read_checkpoint(source, weights=weights, device=device)
     if task == "classify":
         return _classifier(checkpoint, source, model_id)
-    model = checkpoint.model
+    model, forward = checkpoint.model, forward_for(checkpoint, max_num_seqs)
     config = EngineConfig(
         model_id=model_id,
         context_len=model.shape.n_positions,
@@ -38,16 +43,26 @@ def load(
         max_queue=max_queue,
         weights=checkpoint.weights,
         device_map=((f"layers 0-{model.shape.n_layer - 1}", str(model.device)),),
-        size_bytes=checkpoint.size_bytes,
+        size_bytes=forward.size_bytes,
+        shares=shares or {},
     )
     try:
-        return Engine(config, ModelRunner(forward_for(checkpoint, max_num_seqs)), checkpoint.tokenizer)
+        return Engine(config, ModelRunner(forward), checkpoint.tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
 
 
+def best_weights(source: str, task: Literal["generate", "classify"], device: str) -> str:
+    """Return the number format that `auto` stands for: FP16 on a GPU, on a CPU whatever measures fastest."""
+    if torch.device(device).type == "cuda":
+        return "float16"
+    return fastest_weights(read_shape(source)) if task == "generate" else "float32"
+
+
 def forward_for(checkpoint: Checkpoint, num_slots: int) -> Forward:
     """Return what runs a checkpoint's language model, with an empty cache of that many slots."""
+    if checkpoint.model.device.type == "cpu":
+        return cpu_forward(checkpoint.model, checkpoint.weights, num_slots)
     return TorchForward(checkpoint.model, num_slots)
 
 
@@ -57,6 +72,5 @@ def _classifier(checkpoint: Checkpoint, source: str, model_id: str) -> Classifie
         raise CheckpointError(f"{source} has no score.weight: it is no sequence classifier.")
     names = checkpoint.config.get("id2label") or {}
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(score.shape[0])]
-    return Classifier(
-        model_id, checkpoint.model, score, checkpoint.tokenizer, labels, checkpoint.weights, checkpoint.size_bytes
-    )
+    model = checkpoint.model.quantised() if checkpoint.weights == "int8" else checkpoint.model
+    return Classifier(model_id, model, score, checkpoint.tokenizer, labels, checkpoint.weights, model.size_bytes)

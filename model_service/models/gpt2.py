@@ -8,13 +8,16 @@ attention is a function that is passed in. So one pass serves prompts and runnin
 Weights are those of `transformers`, with the Conv1D matrices turned so that `F.linear` takes them.
 """
 
+import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from model_service.models.linear import Affine, Linear, to_int8
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -88,27 +91,15 @@ class GPT2Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Affine:
-    """A weight with its bias: a linear layer's (out, in) and (out,), or a norm's (E,) and (E,)."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return x (N, in) times the weight, plus the bias: (N, out)."""
-        return F.linear(x, self.weight, self.bias)
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """The weights of one layer."""
 
     ln_1: Affine
-    qkv: Affine
-    proj: Affine
+    qkv: Linear
+    proj: Linear
     ln_2: Affine
-    up: Affine
-    down: Affine
+    up: Linear
+    down: Linear
 
 
 class GPT2:
@@ -122,6 +113,7 @@ class GPT2:
         self.ln_f = Affine(tensors["ln_f.weight"], tensors["ln_f.bias"])
         self.blocks = [self._block(tensors, f"h.{i}.") for i in range(shape.n_layer)]
         self._act = ACTIVATIONS[shape.activation]
+        self._head: Linear | None = None  # in place of `head`, where that is quantised
 
     @staticmethod
     def _block(tensors: Mapping[str, Tensor], prefix: str) -> Block:
@@ -137,6 +129,16 @@ class GPT2:
             affine("mlp.c_proj"),
         )
 
+    def quantised(self) -> "GPT2":
+        """Return the same model with int8 linears, in pure torch; embeddings and norms are shared."""
+        model = copy.copy(self)
+        model.blocks = [
+            replace(b, qkv=to_int8(b.qkv), proj=to_int8(b.proj), up=to_int8(b.up), down=to_int8(b.down))
+            for b in self.blocks
+        ]
+        model._head = to_int8(Affine(self.head, self.head.new_zeros(len(self.head))))
+        return model
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -146,6 +148,15 @@ class GPT2:
     def dtype(self) -> torch.dtype:
         """What the weights and hidden states are held in."""
         return self.wte.dtype
+
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take, tied ones once."""
+        layers = [layer for b in self.blocks for layer in (b.ln_1, b.qkv, b.proj, b.ln_2, b.up, b.down)]
+        tensors = [self.wte, self.wpe, self.head if self._head is None else self.wte]
+        for layer in (*layers, self.ln_f, *([self._head] if self._head else [])):
+            tensors += [getattr(layer, name) for name in layer.__slots__]  # type: ignore[attr-defined]
+        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
     def hidden(self, input_ids: Tensor, position_ids: Tensor, attend: Attend, adapt: Adapt | None = None) -> Tensor:
         """Run all layers. input_ids, position_ids: (N,) int64. Returns (N, E) after the final norm."""
@@ -167,7 +178,7 @@ class GPT2:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (N, V) float32 for hidden (N, E)."""
-        return F.linear(hidden, self.head).float()
+        return (self._head(hidden) if self._head else F.linear(hidden, self.head)).float()
 
     def _norm(self, x: Tensor, norm: Affine) -> Tensor:
         return F.layer_norm(x, (x.shape[-1],), norm.weight, norm.bias, self.shape.layer_norm_epsilon)

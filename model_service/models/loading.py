@@ -19,6 +19,7 @@ from model_service.models.gpt2 import GPT2, GPT2Shape
 
 WANTED = ["*.json", "*.safetensors", "merges.txt"]  # what is fetched from a hub repository
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+READ_AS = {**DTYPES, "int8": torch.float32}  # quantised by whoever runs it
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry
 
@@ -36,7 +37,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     folder: Path
     tensors: Mapping[str, Tensor]  # everything that was read, heads included
-    weights: str  # float16, bfloat16 or float32
+    weights: str  # the number format that was asked for
 
     @property
     def eos_token_id(self) -> int:
@@ -67,30 +68,44 @@ def find_folder(source: str) -> Path:
         raise CheckpointError(f"{source} could not be fetched from the hub: {str(error).splitlines()[0]}") from error
 
 
-def choose_weights(weights: str, device: torch.device) -> str:
-    """Turn `auto` into a number format: FP16 is for GPUs, a CPU multiplies it slowly."""
-    if weights == "auto":
-        return "float16" if device.type == "cuda" else "float32"
-    if weights not in DTYPES:
-        raise CheckpointError(f"weights = {weights!r} does not run yet; choose auto, {', '.join(DTYPES)}.")
-    return weights
+def check_weights(weights: str, device: torch.device) -> None:
+    """Raise CheckpointError for a number format that does not run on a device."""
+    if weights not in READ_AS:
+        raise CheckpointError(f"weights = {weights!r} is no number format; choose auto, {', '.join(READ_AS)}.")
+    if weights == "int8" and device.type != "cpu":
+        raise CheckpointError('weights = "int8" runs on a CPU only; on a GPU choose float16.')
 
 
-def read_checkpoint(source: str, *, weights: str = "auto", device: str = "cpu") -> Checkpoint:
-    """Load a GPT-2 checkpoint. Raises CheckpointError with what is wrong; blocks for as long as the disk takes."""
+def read_checkpoint(source: str, *, weights: str = "float32", device: str = "cpu") -> Checkpoint:
+    """Load a GPT-2 checkpoint; one for int8 comes in float32. Blocks for as long as the disk takes.
+
+    Raises CheckpointError with what is wrong.
+    """
     folder = find_folder(source)
     config = read_json(folder / "config.json")
     target = torch.device(device)
-    chosen = choose_weights(weights, target)
+    check_weights(weights, target)
+    shape = _shape(config, source)
     try:
-        shape = GPT2Shape.from_config(config)
-        tensors = _read_tensors(folder, target, DTYPES[chosen])
+        tensors = _read_tensors(folder, target, READ_AS[weights])
         model = GPT2(shape, tensors)
+    except KeyError as error:
+        raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
+    return Checkpoint(model, read_tokenizer(folder), config, folder, tensors, weights)
+
+
+def read_shape(source: str) -> GPT2Shape:
+    """Read only the sizes of a checkpoint. Raises CheckpointError."""
+    return _shape(read_json(find_folder(source) / "config.json"), source)
+
+
+def _shape(config: Mapping[str, Any], source: str) -> GPT2Shape:
+    try:
+        return GPT2Shape.from_config(config)
     except KeyError as error:
         raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
-    return Checkpoint(model, read_tokenizer(folder), config, folder, tensors, chosen)
 
 
 def read_json(path: Path) -> dict[str, Any]:

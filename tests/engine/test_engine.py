@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 async def engine(folder: Path) -> AsyncIterator[Engine]:
-    engine = load(str(folder), "generate", model_id="tiny", max_num_seqs=4, max_queue=3)
+    engine = load(str(folder), "generate", model_id="tiny", weights="float32", max_num_seqs=4, max_queue=3)
     assert isinstance(engine, Engine)
     yield engine
     await engine.close()
@@ -81,7 +81,7 @@ async def test_greedy_equals_transformers_for_several_prompts_in_one_batch(engin
 )
 async def test_config_switches_are_honoured(tmp_path: Path, changes: dict[str, object]) -> None:
     folder = save_tiny_generator(tmp_path, **changes)
-    engine = load(str(folder), "generate", model_id="tiny")
+    engine = load(str(folder), "generate", model_id="tiny", weights="float32")
     assert isinstance(engine, Engine)
     assert list((await ask(engine, "JOKE: a man", greedy(25))).token_ids) == reference(folder, "JOKE: a man", 25)
     await engine.close()
@@ -151,7 +151,7 @@ async def test_a_full_queue_refuses_and_a_waiting_stream_knows_its_place(engine:
 
 
 async def test_closing_ends_open_streams_and_refuses_new_ones(folder: Path) -> None:
-    engine = load(str(folder), "generate", model_id="tiny")
+    engine = load(str(folder), "generate", model_id="tiny", weights="float32")
     assert isinstance(engine, Engine)
     stream = engine.submit([1], greedy(100))
     await engine.close()

@@ -81,12 +81,16 @@ def test_gpt2s_older_tokenizer_files_are_read(folder: Path) -> None:
 
 
 def test_number_formats_are_as_asked(folder: Path) -> None:
-    assert read_checkpoint(str(folder)).weights == "float32"
-    half = read_checkpoint(str(folder), weights="bfloat16")
-    assert half.model.dtype == torch.bfloat16
-    assert half.size_bytes * 2 == read_checkpoint(str(folder)).size_bytes
-    with pytest.raises(CheckpointError, match="int8"):
-        read_checkpoint(str(folder), weights="int8")
+    half, whole = read_checkpoint(str(folder), weights="bfloat16"), read_checkpoint(str(folder), weights="float32")
+    assert (half.model.dtype, whole.model.dtype) == (torch.bfloat16, torch.float32)
+    assert half.size_bytes * 2 == whole.size_bytes
+    with pytest.raises(CheckpointError, match="float8' is no number format; choose auto, float16"):
+        read_checkpoint(str(folder), weights="float8")
+
+
+def test_int8_on_a_gpu_is_refused_with_the_right_format(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="on a GPU choose float16"):
+        read_checkpoint(str(folder), weights="int8", device="cuda:0")
 
 
 async def test_probabilities_equal_transformers_whatever_else_is_in_the_list(tmp_path: Path) -> None:

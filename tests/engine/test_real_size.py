@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[GPT2LMHeadModel, Pa
 
 async def test_real_size_greedy_equals_transformers_in_one_batch(model: tuple[GPT2LMHeadModel, Path]) -> None:
     reference, folder = model
-    engine = load(str(folder), "generate", model_id="gpt2", max_num_seqs=4)
+    engine = load(str(folder), "generate", model_id="gpt2", weights="float32", max_num_seqs=4)
     assert isinstance(engine, Engine)
     generator = torch.Generator().manual_seed(1)
     prompts = [torch.randint(0, 50257, (1, n), generator=generator) for n in (1, 8, 300)]

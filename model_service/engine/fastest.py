@@ -1,0 +1,73 @@
+"""Which number format runs fastest on this CPU, measured: one layer of the model's width, alone and with eight rows."""
+
+import statistics
+import time
+from functools import lru_cache
+
+import torch
+
+from model_service.engine.forward import Forward, TorchForward
+from model_service.engine.native_forward import NativeForward
+from model_service.engine.scheduler import Chunk
+from model_service.engine.sequence import SamplingParams, Sequence
+from model_service.models.gpt2 import GPT2, GPT2Shape
+from model_service.models.loading import DTYPES
+from model_service.native.library import why_not
+
+CANDIDATES = ("int8", "bfloat16", "float32")
+ROUNDS = 7
+ROWS = (1, 8)
+VOCAB = 512  # the head is a linear like the others: a small one stands for it
+
+
+def cpu_forward(model: GPT2, weights: str, num_slots: int) -> Forward:
+    """Return what runs a model on the CPU: our kernels for int8 where they run, else torch."""
+    if weights != "int8":
+        return TorchForward(model, num_slots)
+    return TorchForward(model.quantised(), num_slots) if why_not() else NativeForward(model, num_slots)
+
+
+def fastest_weights(shape: GPT2Shape) -> str:
+    """Return the number format to prefer for models of this shape. Takes under a second; the answer is kept."""
+    return _fastest(shape.n_embd, shape.n_head, torch.get_num_threads())
+
+
+@lru_cache(maxsize=16)
+def _fastest(n_embd: int, n_head: int, num_threads: int) -> str:
+    shape = GPT2Shape(vocab_size=VOCAB, n_positions=64, n_embd=n_embd, n_layer=1, n_head=n_head)
+    forwards = {w: cpu_forward(_random(shape, DTYPES.get(w, torch.float32)), w, max(ROWS)) for w in CANDIDATES}
+    times: dict[str, list[float]] = {weights: [] for weights in CANDIDATES}
+    for rows in ROWS:
+        taken: dict[str, list[float]] = {weights: [] for weights in CANDIDATES}
+        for _ in range(ROUNDS):
+            for weights, forward in forwards.items():
+                taken[weights].append(_step_s(forward, rows))
+        for weights in CANDIDATES:
+            times[weights].append(statistics.median(taken[weights]))
+    return min(CANDIDATES, key=lambda weights: statistics.geometric_mean(times[weights]))
+
+
+def _random(shape: GPT2Shape, dtype: torch.dtype) -> GPT2:
+    e = shape.n_embd
+    names = {"attn.c_attn": (3, 1), "attn.c_proj": (1, 1), "mlp.c_fc": (4, 1), "mlp.c_proj": (1, 4)}
+    sizes: dict[str, tuple[int, ...]] = {
+        f"h.0.{name}.weight": (out * e, inner * e) for name, (out, inner) in names.items()
+    }
+    sizes |= {f"h.0.{name}.bias": (out * e,) for name, (out, _) in names.items()}
+    sizes |= {f"{norm}.{part}": (e,) for norm in ("h.0.ln_1", "h.0.ln_2", "ln_f") for part in ("weight", "bias")}
+    sizes |= {"wte.weight": (shape.vocab_size, e), "wpe.weight": (shape.n_positions, e)}
+    generator = torch.Generator().manual_seed(0)
+    return GPT2(shape, {k: (torch.randn(s, generator=generator) * 0.02).to(dtype) for k, s in sizes.items()})
+
+
+@torch.inference_mode()
+def _step_s(forward: Forward, rows: int) -> float:
+    """Return the seconds of one step of `rows` sequences."""
+    chunks = []
+    for slot in range(rows):
+        sequence = Sequence(slot, [1], SamplingParams(), seed=0)
+        sequence.slot = slot
+        chunks.append(Chunk(sequence, 0, 1))
+    started = time.perf_counter()
+    forward.logits(forward.hidden(chunks))
+    return time.perf_counter() - started

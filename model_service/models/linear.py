@@ -1,0 +1,64 @@
+"""Linear layers by number format: float matrices, or int8 ones with a scale per output channel.
+
+`Int8` is the pure-torch form, for machines without our kernels (model_service/native): weights int8, activations
+float32. Each row is computed by itself, so a row's result is the same bits alone and in any batch.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INT8_MULTIPLE = 32  # torch's kernel reads whole tiles: other sizes are padded
+
+
+class Linear(Protocol):
+    """A linear layer, read-only."""
+
+    @property
+    def bias(self) -> Tensor:
+        """Its bias, (out,)."""
+        ...
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (N, in) times the weight, plus the bias: (N, out)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Affine:
+    """A weight with its bias: a linear layer's (out, in) and (out,), or a norm's (E,) and (E,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (N, in) times the weight, plus the bias: (N, out)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """A weight as whole numbers from -127 to 127 times a scale per output channel. The bias stays float32."""
+
+    values: Tensor  # (out, in) int8, both padded to whole tiles with zeros
+    scales: Tensor  # (out,), padded
+    bias: Tensor  # (out,)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (N, in) float32 times the weight, plus the bias: (N, out)."""
+        x = F.pad(x, (0, self.values.shape[1] - x.shape[1]))
+        y = torch._weight_int8pack_mm(x, self.values, self.scales)
+        return y[:, : len(self.bias)] + self.bias
+
+
+def to_int8(linear: Linear) -> Int8:
+    """Quantise a float layer: the largest weight of each output channel becomes 127."""
+    assert isinstance(linear, Affine)
+    weight = linear.weight.float()
+    scales = weight.abs().amax(dim=1) / 127
+    values = (weight / scales.clamp(min=1e-30)[:, None]).round().to(torch.int8)
+    out, width = (-size % INT8_MULTIPLE for size in weight.shape)
+    return Int8(F.pad(values, (0, width, 0, out)), F.pad(scales, (0, out)), linear.bias.float())

@@ -1,0 +1,174 @@
+"""Finds and calls the compiled kernels (src/model.cpp). Where there are none, torch does the work, slower.
+
+The package builds them when it is installed with a C++ compiler at hand; the processor must have AVX512-VNNI.
+"""
+
+import ctypes
+from collections.abc import Sequence as Seq
+from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_size_t, c_void_p
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+NAME = "_kernels"
+ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
+
+
+class Shape(Structure):
+    """The numbers that decide what is computed; `Shape` in model.cpp."""
+
+    _fields_ = (
+        ("vocab_size", c_int32),
+        ("n_positions", c_int32),
+        ("n_embd", c_int32),
+        ("n_layer", c_int32),
+        ("n_head", c_int32),
+        ("n_inner", c_int32),
+        ("activation", c_int32),
+        ("epsilon", c_float),
+    )
+
+
+class Tokens(Structure):
+    """Tokens of one slot, from position `start`, and the handle of their adapter or None; `Chunk` in model.cpp."""
+
+    _fields_ = (("slot", c_int32), ("start", c_int32), ("count", c_int32), ("adapter", c_void_p))
+
+
+_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
+    "supported": (c_int, []),
+    "new": (c_void_p, [POINTER(Shape), c_int, c_int]),
+    "delete": (None, [c_void_p]),
+    "set_norm": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p]),
+    "set_linear": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int]),
+    "set_scale": (None, [c_void_p, c_int, c_float]),
+    "set_embedding": (None, [c_void_p, c_int, c_void_p, c_int]),
+    "size_bytes": (c_size_t, [c_void_p]),
+    "hidden": (None, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
+    "logits": (None, [c_void_p, c_void_p, c_int, c_void_p]),
+    "largest_rank": (c_int, []),
+    "new_adapter": (c_void_p, [c_int]),
+    "delete_adapter": (None, [c_void_p]),
+    "set_low_rank": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
+    "swap": (None, [c_void_p, c_int, c_int]),
+    "copy": (None, [c_void_p, c_int, c_int, c_int]),
+}
+
+
+class Unavailable(Exception):
+    """The kernels cannot run here; the message says why."""
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """Load the kernels. Raises Unavailable."""
+    files = sorted(Path(__file__).parent.glob(f"{NAME}*.so"))
+    if not files:
+        raise Unavailable("the int8 kernels are not built: install a C++ compiler (g++) and reinstall punchline")
+    try:
+        loaded = ctypes.CDLL(str(files[0]))
+    except OSError as error:
+        raise Unavailable(f"the int8 kernels do not load: {error}") from error
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(loaded, f"punchline_{name}")
+        function.restype, function.argtypes = result, arguments
+    if not loaded.punchline_supported():
+        raise Unavailable("the int8 kernels need a processor with AVX512-VNNI")
+    return loaded
+
+
+def why_not() -> str:
+    """Say why the kernels cannot run here; empty if they can."""
+    try:
+        library()
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
+class NativeModel:
+    """A GPT-2 in the kernels' own memory, with its cache. One call at a time; calls let go of Python's lock."""
+
+    def __init__(self, shape: Shape, num_slots: int, num_threads: int) -> None:
+        self._library = library()
+        self.shape = shape
+        self._model = self._library.punchline_new(ctypes.byref(shape), num_slots, num_threads)
+        if not self._model:
+            raise MemoryError(f"no room for a cache of {num_slots} slots of {shape.n_positions} tokens")
+
+    def __del__(self) -> None:
+        if getattr(self, "_model", None):
+            self._library.punchline_delete(self._model)
+            self._model = None
+
+    def set_norm(self, layer: int, which: int, weight: Tensor, bias: Tensor) -> None:
+        """Take ln_1 (0) or ln_2 (1) of a layer, or ln_f (layer n_layer). weight, bias: (E,)."""
+        weight, bias = _floats(weight), _floats(bias)
+        self._library.punchline_set_norm(self._model, layer, which, weight.data_ptr(), bias.data_ptr())
+
+    def set_linear(self, layer: int, which: int, weight: Tensor, bias: Tensor | None) -> None:
+        """Quantise qkv (0), proj (1), up (2) or down (3) of a layer, or the head (layer n_layer). weight: (out, in)."""
+        weight, bias = _floats(weight), None if bias is None else _floats(bias)
+        at = None if bias is None else bias.data_ptr()
+        self._library.punchline_set_linear(self._model, layer, which, weight.data_ptr(), at, *weight.shape)
+
+    def set_scale(self, layer: int, scale: float) -> None:
+        """Take what a layer's attention scores are multiplied by."""
+        self._library.punchline_set_scale(self._model, layer, scale)
+
+    def set_embedding(self, which: int, weight: Tensor) -> None:
+        """Take wte (0) or wpe (1), (rows, E); kept in half precision."""
+        weight = _floats(weight)
+        self._library.punchline_set_embedding(self._model, which, weight.data_ptr(), weight.shape[0])
+
+    @property
+    def size_bytes(self) -> int:
+        """What the weights take."""
+        return int(self._library.punchline_size_bytes(self._model))
+
+    def hidden(self, ids: Tensor, tokens: Seq[tuple[int, int, int, int | None]]) -> Tensor:
+        """Run all layers. ids: (N,) int64; tokens: see `Tokens`, one a chunk. Returns (N, E) float32."""
+        out = torch.empty(len(ids), self.shape.n_embd)
+        chunks = (Tokens * len(tokens))(*(Tokens(*t) for t in tokens))
+        self._library.punchline_hidden(self._model, ids.data_ptr(), chunks, len(tokens), out.data_ptr())
+        return out
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return (B, V) float32 for hidden (B, E) float32."""
+        hidden = hidden.contiguous()
+        out = torch.empty(len(hidden), self.shape.vocab_size)
+        self._library.punchline_logits(self._model, hidden.data_ptr(), len(hidden), out.data_ptr())
+        return out
+
+    def swap(self, a: int, b: int) -> None:
+        """Let two slots trade their content."""
+        self._library.punchline_swap(self._model, a, b)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` positions of a slot to another."""
+        self._library.punchline_copy(self._model, source, target, length)
+
+
+class NativeAdapter:
+    """A LoRA adapter in the kernels' own memory."""
+
+    def __init__(self, n_layer: int) -> None:
+        self._library = library()
+        self.handle = self._library.punchline_new_adapter(n_layer)
+
+    def __del__(self) -> None:
+        if getattr(self, "handle", None):
+            self._library.punchline_delete_adapter(self.handle)
+
+    def set(self, layer: int, which: int, a: Tensor, b: Tensor) -> None:
+        """Take the matrices of one linear, kept in half precision. a: (r, in), b: (out, r) with the scale in it."""
+        assert a.shape[0] <= self._library.punchline_largest_rank()
+        a, b = _floats(a), _floats(b)
+        sizes = a.shape[0], a.shape[1], b.shape[0]
+        self._library.punchline_set_low_rank(self.handle, layer, which, a.data_ptr(), b.data_ptr(), *sizes)
+
+
+def _floats(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32).contiguous()

@@ -1,0 +1,338 @@
+// GPT-2 on a CPU: one call runs all layers for the tokens of a step. The door to Python is the C interface below.
+//
+//     x ─┬─ ln_1, quantise ─ qkv ─ put, attend ─ quantise ─ proj ─ + ─ ln_2, quantise ─ up, act ─ quantise ─ down ─ + ─┬─ ln_f
+//        └──────────────────────────────────────── L times ────────────────────────────────────────────────────────┘
+//
+// Every ─ is a phase that the whole team shares: rows, blocks of outputs, or heads. Nothing of a row depends on
+// another row of the batch, down to the bits (see linear.h and attention.h).
+
+#include <array>
+#include <vector>
+
+#include "attention.h"
+#include "linear.h"
+#include "team.h"
+
+namespace {
+
+struct Norm {
+    Buffer<float> weight, bias;
+};
+
+struct Block {
+    Norm ln_1, ln_2;
+    Linear qkv, proj, up, down;
+    float attention_scale;
+};
+
+struct Adapter {
+    explicit Adapter(int layers) : linears(layers) {}
+    std::vector<std::array<LowRank, 4>> linears;  // by layer: qkv, proj, up, down; rank 0 where it adds nothing
+};
+
+struct Chunk {  // `Tokens` in library.py: tokens of one slot, from position `start`
+    int32_t slot, start, count;
+    const Adapter* adapter;
+};
+
+struct Queries {  // a piece of attention's work: neighbouring rows of one chunk
+    int slot, row, count, position;
+    bool alone;  // the chunk's only token
+};
+
+struct Shape {
+    int32_t vocab_size, n_positions, n_embd, n_layer, n_head, n_inner, activation;
+    float epsilon;
+};
+
+enum Which { kQkv, kProj, kUp, kDown };
+
+constexpr int kQueriesPerTask = 32;
+constexpr int kLargestRank = 256;
+
+class Model {
+public:
+    Model(const Shape& shape, int slots, int threads)
+        : shape_(shape),
+          head_size_(shape.n_embd / shape.n_head),
+          team_(threads),
+          blocks_(shape.n_layer),
+          cache_(slots, shape.n_layer, shape.n_head, head_size_, shape.n_positions) {}
+
+    void set_norm(int layer, int which, const float* weight, const float* bias) {
+        Norm& norm = layer == shape_.n_layer ? ln_f_ : which == 0 ? blocks_[layer].ln_1 : blocks_[layer].ln_2;
+        for (auto [buffer, values] : {std::pair(&norm.weight, weight), std::pair(&norm.bias, bias)}) {
+            buffer->resize(round_up(shape_.n_embd, kGroup));
+            std::copy_n(values, shape_.n_embd, buffer->get());
+        }
+    }
+
+    void set_linear(int layer, int which, const float* weight, const float* bias, int outputs, int inputs) {
+        Block* block = layer == shape_.n_layer ? nullptr : &blocks_[layer];
+        Linear& linear = !block ? head_ : which == kQkv ? block->qkv : which == kProj ? block->proj : which == kUp ? block->up : block->down;
+        linear.load(weight, bias, outputs, inputs);
+    }
+
+    void set_scale(int layer, float scale) { blocks_[layer].attention_scale = scale; }
+
+    void set_embedding(int which, const float* weight, int rows) {
+        Buffer<uint16_t>& table = which == 0 ? wte_ : wpe_;
+        const int width = stride();
+        table.resize(size_t(rows) * width + kLanes);
+        for (int row = 0; row < rows; ++row)
+            for (int i = 0; i < shape_.n_embd; i += kLanes)
+                float_to_half(&table[size_t(row) * width + i],
+                              _mm512_maskz_loadu_ps(valid(shape_.n_embd - i), weight + size_t(row) * shape_.n_embd + i));
+    }
+
+    size_t size_bytes() const {
+        size_t total = wte_.size_bytes() + wpe_.size_bytes() + head_.size_bytes();
+        for (const Block& b : blocks_)
+            total += b.qkv.size_bytes() + b.proj.size_bytes() + b.up.size_bytes() + b.down.size_bytes();
+        return total;
+    }
+
+    Cache& cache() { return cache_; }
+
+    // Run the tokens of `chunks` through all layers and the final norm. out: (N, E).
+    void hidden(const int64_t* ids, const Chunk* chunks, int num_chunks, float* out) {
+        plan(chunks, num_chunks);
+        reserve();
+        team_.run([&] {
+            for (int row; (row = team_.next(num_rows_)) >= 0;) embed(row, ids[row]);
+            team_.barrier();
+            for (int layer = 0; layer < shape_.n_layer; ++layer) run_block(layer, chunks, num_chunks);
+            for (int row; (row = team_.next(num_rows_)) >= 0;) {
+                normalise(row, ln_f_);
+                std::copy_n(&normed_[size_t(row) * stride()], shape_.n_embd, out + size_t(row) * shape_.n_embd);
+            }
+        });
+    }
+
+    // Return the logits (rows, V) of hidden states (rows, E).
+    void logits(const float* hidden, int rows, float* out) {
+        num_rows_ = rows;
+        reserve();
+        quantised_.width = stride();
+        team_.run([&] {
+            for (int row; (row = team_.next(rows)) >= 0;) {
+                std::copy_n(hidden + size_t(row) * shape_.n_embd, shape_.n_embd, &normed_[size_t(row) * stride()]);
+                quantised_.set(row, &normed_[size_t(row) * stride()]);
+            }
+            team_.barrier();
+            head_.apply(team_, quantised_, rows, out, shape_.vocab_size, {});
+        });
+    }
+
+private:
+    static __mmask16 valid(int n) { return n >= kLanes ? 0xffff : __mmask16((1u << n) - 1); }
+    int stride() const { return round_up(shape_.n_embd, kGroup); }
+    int inner_stride() const { return round_up(shape_.n_inner, kGroup); }
+
+    void plan(const Chunk* chunks, int num_chunks) {
+        queries_.clear();
+        first_rows_.clear();
+        adapters_.clear();
+        adapted_ = false;
+        num_rows_ = 0;
+        for (int c = 0; c < num_chunks; ++c) {
+            const auto [slot, start, count, adapter] = chunks[c];
+            first_rows_.push_back(num_rows_);
+            for (int i = 0; i < count; i += kQueriesPerTask)
+                queries_.push_back({slot, num_rows_ + i, std::min(kQueriesPerTask, count - i), start + i, count == 1});
+            num_rows_ += count;
+            adapters_.resize(num_rows_, adapter);
+            adapted_ = adapted_ || adapter;
+        }
+    }
+
+    // Padding columns are zero: buffers start zeroed and only true columns are written.
+    void reserve() {
+        const size_t rows = num_rows_;
+        for (Buffer<float>* buffer : {&x_, &normed_, &attended_}) buffer->at_least(rows * stride() + kLanes);
+        qkv_.at_least(rows * 3 * stride() + kLanes);
+        inner_.at_least(rows * inner_stride() + kLanes);
+        added_.resize(rows);
+        thin_.at_least(rows * kLargestRank);
+        quantised_.shape(num_rows_, std::max(shape_.n_embd, shape_.n_inner));
+    }
+
+    void embed(int row, int64_t id) {
+        const uint16_t* token = &wte_[size_t(id) * stride()];
+        const uint16_t* position = &wpe_[size_t(position_of(row)) * stride()];
+        for (int i = 0; i < shape_.n_embd; i += kLanes)
+            _mm512_mask_storeu_ps(&x_[size_t(row) * stride() + i], valid(shape_.n_embd - i),
+                                  _mm512_add_ps(half_to_float(token + i), half_to_float(position + i)));
+    }
+
+    int position_of(int row) const {
+        auto after = std::upper_bound(queries_.begin(), queries_.end(), row, [](int r, const Queries& q) { return r < q.row; });
+        return (after - 1)->position + row - (after - 1)->row;
+    }
+
+    void run_block(int layer, const Chunk* chunks, int num_chunks) {
+        const Block& block = blocks_[layer];
+        const int width = shape_.n_embd;
+        prepare(&block.ln_1, x_, width, layer, kQkv);
+        block.qkv.apply(team_, quantised_, num_rows_, qkv_.get(), 3 * width, {.added = added()});
+        team_.barrier();
+        if (num_rows_ > num_chunks) put(layer, chunks, num_chunks);
+        attend(layer, block.attention_scale);
+        team_.barrier();
+        prepare(nullptr, attended_, width, layer, kProj);
+        block.proj.apply(team_, quantised_, num_rows_, x_.get(), stride(), {.add = true, .added = added()});
+        team_.barrier();
+        prepare(&block.ln_2, x_, width, layer, kUp);
+        const auto activation = Activation(shape_.activation);
+        block.up.apply(team_, quantised_, num_rows_, inner_.get(), inner_stride(), {.activation = activation, .added = added()});
+        team_.barrier();
+        prepare(nullptr, inner_, shape_.n_inner, layer, kDown);
+        block.down.apply(team_, quantised_, num_rows_, x_.get(), stride(), {.add = true, .added = added()});
+        team_.barrier();
+    }
+
+    const Added* added() const { return adapted_ ? added_.data() : nullptr; }
+
+    // Make the rows of an activation, after a norm if there is one, ready for a linear. Ends with a barrier.
+    void prepare(const Norm* norm, const Buffer<float>& activation, int inputs, int layer, Which linear) {
+        const int width = round_up(inputs, kGroup);
+        quantised_.width = width;
+        for (int row; (row = team_.next(num_rows_)) >= 0;) {
+            if (norm) normalise(row, *norm);
+            const float* x = (norm ? normed_ : activation).get() + size_t(row) * width;
+            quantised_.set(row, x);
+            if (adapted_) narrow(row, x, layer, linear);
+        }
+        team_.barrier();
+    }
+
+    void narrow(int row, const float* x, int layer, Which linear) {
+        const LowRank* low_rank = adapters_[row] ? &adapters_[row]->linears[layer][linear] : nullptr;
+        float* thin = &thin_[size_t(row) * kLargestRank];
+        if (low_rank && low_rank->rank) low_rank->narrow(x, thin);
+        added_[row] = {low_rank && low_rank->rank ? low_rank : nullptr, thin};
+    }
+
+    void normalise(int row, const Norm& norm) {
+        const float* x = &x_[size_t(row) * stride()];
+        float* out = &normed_[size_t(row) * stride()];
+        __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+        for (int i = 0; i < stride(); i += kLanes) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
+        const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / shape_.n_embd);
+        for (int i = 0; i < shape_.n_embd; i += kLanes) {
+            const __m512 d = _mm512_maskz_sub_ps(valid(shape_.n_embd - i), _mm512_loadu_ps(x + i), mean);
+            squares = _mm512_fmadd_ps(d, d, squares);
+        }
+        const float variance = _mm512_reduce_add_ps(squares) / shape_.n_embd;
+        const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(variance + shape_.epsilon));
+        for (int i = 0; i < stride(); i += kLanes) {  // weights and biases are zero in the padding
+            const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), scale);
+            _mm512_storeu_ps(out + i, _mm512_fmadd_ps(d, _mm512_load_ps(&norm.weight[i]), _mm512_load_ps(&norm.bias[i])));
+        }
+    }
+
+    // Write the keys and values of prompts, before any of their queries. Ends with a barrier.
+    void put(int layer, const Chunk* chunks, int num_chunks) {
+        for (int task; (task = team_.next(num_chunks * shape_.n_head)) >= 0;) {
+            const int head = task % shape_.n_head;
+            const Chunk& chunk = chunks[task / shape_.n_head];
+            for (int i = 0; i < chunk.count && chunk.count > 1; ++i)
+                put(chunk.slot, layer, head, chunk.start + i, first_rows_[task / shape_.n_head] + i);
+        }
+        team_.barrier();
+    }
+
+    void put(int slot, int layer, int head, int position, int row) {
+        const float* k = query(row, head) + shape_.n_embd;
+        cache_.tiles(slot, layer, head).put(position, k, k + shape_.n_embd, head_size_);
+    }
+
+    const float* query(int row, int head) const { return &qkv_[size_t(row) * 3 * shape_.n_embd + head * head_size_]; }
+
+    void attend(int layer, float scale) {
+        const int heads = shape_.n_head, tasks = int(queries_.size()) * heads;
+        for (int task; (task = team_.next(tasks)) >= 0;) {
+            const Queries& queries = queries_[task / heads];
+            const int head = task % heads;
+            if (queries.alone) put(queries.slot, layer, head, queries.position, queries.row);
+            int i = 0;
+            for (; i + kQueries <= queries.count; i += kQueries) attend<kQueries>(queries, i, layer, head, scale);
+            for (; i < queries.count; ++i) attend<1>(queries, i, layer, head, scale);
+        }
+    }
+
+    template <int Q>
+    void attend(const Queries& queries, int i, int layer, int head, float scale) {
+        const int row = queries.row + i, room = cache_.context();
+        thread_local Buffer<float> scores;
+        scores.at_least(size_t(Q) * room);
+        Attend<Q>::run(cache_.tiles(queries.slot, layer, head), queries.position + i + 1, query(row, head), 3 * shape_.n_embd,
+                       head_size_, scale, scores.get(), room, &attended_[size_t(row) * stride() + head * head_size_], stride());
+    }
+
+    const Shape shape_;
+    const int head_size_;
+    Team team_;
+    std::vector<Block> blocks_;
+    Norm ln_f_;
+    Linear head_;
+    Buffer<uint16_t> wte_, wpe_;
+    Cache cache_;
+    int num_rows_ = 0;              // of this step
+    std::vector<int> first_rows_;   // of this step's chunks
+    std::vector<Queries> queries_;  // of this step
+    std::vector<const Adapter*> adapters_;  // of this step's rows
+    std::vector<Added> added_;              // to the current linear, by row
+    bool adapted_ = false;                  // whether any row has an adapter
+    Buffer<float> thin_;                    // (N, kLargestRank)
+    Buffer<float> x_, normed_, attended_, qkv_, inner_;
+    Quantized quantised_;
+};
+
+}  // namespace
+
+extern "C" {
+
+// Whether this machine's processor can run the kernels.
+int punchline_supported() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+
+void* punchline_new(const Shape* shape, int slots, int threads) {
+    try {
+        return new Model(*shape, slots, threads);
+    } catch (...) {
+        return nullptr;  // out of memory, or of threads
+    }
+}
+void punchline_delete(void* model) { delete static_cast<Model*>(model); }
+void punchline_set_norm(void* model, int layer, int which, const float* weight, const float* bias) {
+    static_cast<Model*>(model)->set_norm(layer, which, weight, bias);
+}
+void punchline_set_linear(void* model, int layer, int which, const float* weight, const float* bias, int outputs, int inputs) {
+    static_cast<Model*>(model)->set_linear(layer, which, weight, bias, outputs, inputs);
+}
+void punchline_set_scale(void* model, int layer, float scale) { static_cast<Model*>(model)->set_scale(layer, scale); }
+void punchline_set_embedding(void* model, int which, const float* weight, int rows) {
+    static_cast<Model*>(model)->set_embedding(which, weight, rows);
+}
+size_t punchline_size_bytes(void* model) { return static_cast<Model*>(model)->size_bytes(); }
+void punchline_hidden(void* model, const int64_t* ids, const Chunk* chunks, int num_chunks, float* out) {
+    static_cast<Model*>(model)->hidden(ids, chunks, num_chunks, out);
+}
+void punchline_logits(void* model, const float* hidden, int rows, float* out) {
+    static_cast<Model*>(model)->logits(hidden, rows, out);
+}
+int punchline_largest_rank() { return kLargestRank; }
+void* punchline_new_adapter(int layers) { return new Adapter(layers); }
+void punchline_delete_adapter(void* adapter) { delete static_cast<Adapter*>(adapter); }
+void punchline_set_low_rank(void* adapter, int layer, int which, const float* a, const float* b, int rank, int in, int out) {
+    static_cast<Adapter*>(adapter)->linears[layer][which].load(a, b, rank, in, out);
+}
+void punchline_swap(void* model, int a, int b) { static_cast<Model*>(model)->cache().swap(a, b); }
+void punchline_copy(void* model, int source, int target, int length) {
+    static_cast<Model*>(model)->cache().copy(source, target, length);
+}
+
+}  // extern "C"
