@@ -79,6 +79,10 @@ class ServiceSettings(Section):
     answer_limit_s: Annotated[
         float, Field(description="Time an answer may take, its wait in the queue included.", gt=0)
     ] = 300.0
+    shares: Annotated[
+        dict[str, Annotated[float, Field(gt=0)]],
+        Field(description='Who gets more of the model than others when many wait, by "guild" or "guild:user"; else 1.'),
+    ] = {}
     threads: Annotated[int | None, Field(description="CPU threads for the answers; default: all cores.", ge=1)] = None
     models: Annotated[
         tuple[ModelSettings, ...], Field(description="Models to hold, all of them; none: the two embedded ones.")

@@ -101,7 +101,8 @@ def _from_text(model: type[BaseModel], sections: list[str], field: str, text: st
     try:
         return without_empty(json.loads(text))
     except json.JSONDecodeError as error:
-        raise SettingsError([f"{'.'.join([*sections, field])}: must be a list written as JSON"]) from error
+        kind = "table" if get_origin(table.model_fields[field].annotation) is dict else "list"
+        raise SettingsError([f"{'.'.join([*sections, field])}: must be a {kind} written as JSON"]) from error
 
 
 def without_empty(value: Any) -> Any:

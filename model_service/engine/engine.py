@@ -66,7 +66,7 @@ class Engine:
         self._dead: EngineDead | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: queue.SimpleQueue[Answer | _Cancel | _Close] = queue.SimpleQueue()
-        self._scheduler = Scheduler(config.max_num_seqs)  # engine thread only, as is what follows
+        self._scheduler = Scheduler(config.max_num_seqs, shares=config.shares)  # engine thread only, as is what follows
         self._answers: dict[int, Answer] = {}
         self._bad_steps = 0
         self._thread = threading.Thread(target=self._run, name=f"engine-{config.model_id}", daemon=True)

@@ -1,6 +1,7 @@
 """What an engine knows of its model, before any weight is touched. No torch here."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,4 @@ class EngineConfig:
     weights: str = "float32"
     device_map: tuple[tuple[str, str], ...] = ()
     size_bytes: int = 0
+    shares: Mapping[str, float] = field(default_factory=dict)  # of guilds and users that are not 1, see fair_queue.py

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from model_service.engine.fair_queue import split
 from model_service.engine.sequence import Piece
 from model_service.engine.stream import Stream
 
@@ -68,13 +69,16 @@ class Readers:
             self._forget(sequence_id)
 
     def _place(self, sequence_id: int) -> tuple[int, float] | None:
-        """Guess the place in the queue: users take turns, so the nth of one user's waits for n of everybody's."""
-        if sequence_id not in self._waiting:
+        """Guess the place in the queue: the nth of a user's waits for n of each other user's; so do guilds."""
+        user = self._waiting.get(sequence_id)
+        if user is None:
             return None
-        user = self._waiting[sequence_id]
-        turn = [i for i, u in self._waiting.items() if u == user].index(sequence_id) + 1
-        others = Counter(u for u in self._waiting.values() if u != user)
-        position = turn + sum(min(count, turn) for count in others.values())
+        guild, _ = split(user)
+        own = [i for i, u in self._waiting.items() if u == user].index(sequence_id) + 1
+        users = Counter(u for u in self._waiting.values() if u != user and split(u)[0] == guild)
+        place = own + sum(min(count, own) for count in users.values())
+        guilds = Counter(g for g, _ in map(split, self._waiting.values()) if g != guild)
+        position = place + sum(min(count, place) for count in guilds.values())
         return position, self.eta_s(position)
 
     def _leave(self, sequence_id: int) -> None:

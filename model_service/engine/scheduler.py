@@ -9,6 +9,7 @@ the streams beside it; what a slot already holds of them is not read again (slot
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model_service.engine.fair_queue import FairQueue
@@ -73,10 +74,12 @@ class Plan:
 class Scheduler:
     """Waiting and running sequences. `schedule`, run the plan, then `finish` what ended."""
 
-    def __init__(self, max_num_seqs: int, budget: PrefillBudget | None = None) -> None:
+    def __init__(
+        self, max_num_seqs: int, budget: PrefillBudget | None = None, shares: Mapping[str, float] | None = None
+    ) -> None:
         self.max_num_seqs = max_num_seqs
         self.budget = budget or PrefillBudget()
-        self.waiting = FairQueue()
+        self.waiting = FairQueue(shares)
         self.running: list[Sequence] = []  # running[i].slot == i
         self.reused_tokens = 0  # of prompts, that were not read again
         self._earliest = math.inf  # no deadline is before this
@@ -103,7 +106,7 @@ class Scheduler:
         begun = [s for s in self.running if s.id not in self._fresh]
         reading = sorted((s for s in begun if s.num_missing > 1), key=lambda s: s.id)
         budget = self.budget.tokens(num_streams=len(begun) - len(reading))
-        sizes = dict(zip(reading, shares([s.num_missing for s in reading], budget), strict=True))
+        sizes = dict(zip(reading, divide([s.num_missing for s in reading], budget), strict=True))
         chunks = []
         for sequence in begun:
             if size := sizes.get(sequence, 1):  # a running stream is never held up by prompts
@@ -206,7 +209,7 @@ class _Ahead:
         return self.sequence.status == Status.RUNNING and self.sequence.num_computed < self.shared
 
 
-def shares(missing: list[int], budget: int) -> list[int]:
+def divide(missing: list[int], budget: int) -> list[int]:
     """Divide a budget of tokens among prompts, the oldest first in the list, by how much each still misses.
 
     The oldest gets half at least, so that it comes to an end; the rest goes to the shortest first, so that a short

@@ -38,6 +38,7 @@ def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded | Adapt
             device=device_of(spec),
             max_num_seqs=service.max_num_seqs,
             max_queue=service.max_queue,
+            shares=service.shares,
         )
         return Loaded(model, folder, dict(model.device_map), model.size_bytes, model.weights)
 

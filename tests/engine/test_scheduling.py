@@ -12,7 +12,7 @@ from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.runner import Result
-from model_service.engine.scheduler import Chunk, Copy, Move, Scheduler, shares
+from model_service.engine.scheduler import Chunk, Copy, Move, Scheduler, divide
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.errors import DeadlinePassed
 from model_service.models.lora import Adapter
@@ -213,4 +213,4 @@ def test_one_hiccup_of_the_machine_changes_little() -> None:
 def test_the_oldest_prompt_gets_half_and_the_shortest_go_before_the_rest(
     missing: list[int], budget: int, sizes: list[int]
 ) -> None:
-    assert shares(missing, budget) == sizes
+    assert divide(missing, budget) == sizes

@@ -67,54 +67,6 @@ def test_slots_stay_dense_under_random_joining_and_leaving() -> None:
         assert len(scheduler.running) + len(scheduler.waiting) == len(alive)
 
 
-def asks(id: int, user: str, tokens: int = 10) -> Sequence:
-    return Sequence(id, [0], SamplingParams(max_tokens=tokens), seed=0, user=user)
-
-
-def serve(scheduler: Scheduler, tokens: int = 10) -> list[str]:
-    """Run everything to the end; return whose sequences were admitted, in order."""
-    admitted: list[Sequence] = []
-    while not scheduler.idle:
-        run(scheduler)
-        for sequence in list(scheduler.running):
-            if sequence not in admitted:
-                admitted.append(sequence)
-            if sequence.num_generated >= tokens:
-                scheduler.finish(sequence)
-    return [s.user for s in admitted]
-
-
-def test_somebody_new_is_next_however_many_one_user_asked_for() -> None:
-    scheduler = Scheduler(1)
-    for i in range(20):
-        scheduler.add(asks(i, "greedy"))
-    scheduler.add(asks(20, "modest"))
-    assert serve(scheduler).index("modest") == 1
-
-
-def test_users_share_the_tokens_evenly_while_all_of_them_wait() -> None:
-    scheduler = Scheduler(2)
-    for i in range(60):
-        scheduler.add(asks(i, "many" if i < 40 else f"few{i % 2}"))
-    first_half = serve(scheduler)[:30]
-    assert {user: first_half.count(user) for user in ("many", "few0", "few1")} == {"many": 10, "few0": 10, "few1": 10}
-
-
-def test_being_away_saves_no_turns_and_leaves_no_account() -> None:
-    scheduler = Scheduler(1)
-    for i in range(10):
-        scheduler.add(asks(i, "early"))
-    for _ in range(45):
-        run(scheduler)
-        for sequence in [s for s in scheduler.running if s.num_generated >= 10]:
-            scheduler.finish(sequence)
-    for i in range(10, 20):
-        scheduler.add(asks(i, "late"))
-    order = serve(scheduler)
-    assert abs(order[:8].count("late") - 4) <= 1, order  # they alternate; late does not catch up on the past
-    assert not scheduler.waiting._tokens  # and nobody is remembered once all is quiet
-
-
 def push_all(detokenizer: Detokenizer, content: bytes) -> list[str]:
     out = []
     for byte in content:

@@ -73,7 +73,7 @@ def settings_rows(prefix: str, table: type[BaseModel]) -> Iterator[str]:
 def shown(default: object) -> str:
     """A default as punchline.toml would have it."""
     assert not isinstance(default, SecretStr)
-    if default is None or default == ():
+    if default is None or default in ((), {}):
         return ""
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
