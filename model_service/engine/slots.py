@@ -24,7 +24,7 @@ class _Content:
     def __init__(self, sequence: Sequence) -> None:
         self._sequence: Sequence | None = sequence
         self._token_ids = sequence.token_ids
-        self._adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)  # it may go earlier
+        self._adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)  # it may be gone one day
 
     @property
     def length(self) -> int:
@@ -37,7 +37,8 @@ class _Content:
 
     def shared_with(self, sequence: Sequence) -> int:
         """Return how many of the sequence's skippable tokens are here."""
-        if sequence.adapter is not (self._adapter and self._adapter()):
+        adapter = self._adapter() if self._adapter else None
+        if sequence.adapter is not adapter or (self._adapter and adapter is None):
             return 0
         return common_prefix(self._token_ids, sequence.token_ids, min(self.length, sequence.num_skippable))
 

@@ -117,11 +117,11 @@ async def test_prompts_that_are_read_in_chunks_equal_the_merged_models(loaded: E
 
 async def test_what_an_adapter_left_in_the_cache_is_nobody_elses(loaded: Engine, merged: dict[str, Any]) -> None:
     text = "one prompt for everybody, one after the other"
-    for name in ("plain", "", "attention", "plain"):
-        assert await ask(loaded, text, name, 8) == reference(merged[name], text, 8), name
+    assert await ask(loaded, text, "plain", 8) == reference(merged["plain"], text, 8)
     loaded.drop_adapter("plain")
-    gc.collect()
-    assert await ask(loaded, text, "", 8) == reference(merged[""], text, 8)
+    gc.collect()  # nothing is left of it but what it computed
+    for name in ("", "attention", "", "patterns", "attention"):
+        assert await ask(loaded, text, name, 8) == reference(merged[name], text, 8), name
 
 
 async def test_adapters_come_and_go_while_others_stream(
