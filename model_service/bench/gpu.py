@@ -45,9 +45,12 @@ def main(source: str, batches: tuple[int, ...] = BATCHES, rounds: int = 5, cache
         if not session.gpu:
             session.say("There is no CUDA device here, and bench gpu measures nothing else; try bench decode.")
             return 2
-        for line in measure(source, session, batches, rounds):
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+        try:
+            for line in measure(source, session, batches, rounds):
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+        except ChildFailed as error:
+            session.fail(f"{source}: {error}")
         return 1 if session.failures else 0
 
 
@@ -85,11 +88,9 @@ def _contest(model: BenchModel, task: Task, rounds: int, session: Session) -> di
 
 
 def _lines(model: BenchModel, task: Task, spent: dict[Entry, Spent], copy_gb_s: float) -> Iterator[str]:
-    tokens = task.batch * task.new_tokens
-    speeds = {entry: tokens / statistics.median(s.seconds) for entry, s in spent.items()}
-    peers = {entry.weights: speed for entry, speed in speeds.items() if entry.engine != OURS}
     weight_bytes = decode_bytes(model.config, itemsize=2)
-    for entry, speed in speeds.items():
+    for entry, taken in spent.items():
+        speed = task.batch * task.new_tokens / statistics.median(taken.seconds)
         yield json.dumps(
             {
                 "measure": "decode",
@@ -98,12 +99,19 @@ def _lines(model: BenchModel, task: Task, spent: dict[Entry, Spent], copy_gb_s: 
                 "weights": entry.weights,
                 "batch": task.batch,
                 "tokens_per_s": round(speed, 1),
-                "ratios": {name: round(speed / peer, 2) for name, peer in peers.items()},
+                "ratios": ratios(spent, entry),
                 "share_of_copy_rate": round(weight_bytes * speed / task.batch / 1e9 / copy_gb_s, 3),
-                "peak_gb": round(spent[entry].peak_bytes / 1e9, 2),
-                "rounds_s": [round(s, 4) for s in spent[entry].seconds],
+                "peak_gb": round(taken.peak_bytes / 1e9, 2),
+                "rounds_s": [round(s, 4) for s in taken.seconds],
             }
         )
+
+
+def ratios(spent: dict[Entry, Spent], entry: Entry) -> dict[str, float]:
+    """Return how many times the speed of each peer an engine has, by the peer's number format."""
+    own = statistics.median(spent[entry].seconds)
+    peers = {other.weights: taken for other, taken in spent.items() if other.engine != OURS}
+    return {name: round(statistics.median(taken.seconds) / own, 2) for name, taken in peers.items()}
 
 
 def decode_bytes(config: dict[str, Any], itemsize: int) -> int:
@@ -126,7 +134,8 @@ def contest(entry: Entry, path: Path, device: str, task: Task, rounds: int) -> S
 
     contestant = load(entry, path, device)
     contestant.prepare(task)
-    contestant.run(task)
+    for _ in range(2):  # what is compiled on the way may be compiled anew for the second
+        contestant.run(task)
     seconds = []
     for number in range(rounds):
         this = Task(task.batch, task.prompt_len, task.new_tokens, seed=1 + number)
@@ -143,7 +152,9 @@ def _peak_bytes() -> int:
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
 
 
-def steps(folder: Path, device: str, batch: int) -> list[dict[str, Any]]:
+def steps(
+    folder: Path, device: str, batch: int, layers: tuple[str, ...] = ("plain", "compiled")
+) -> list[dict[str, Any]]:
     """Return the median time of a captured step of `batch` sequences, by how its layers are made."""
     from model_service.engine.decode_step import layer_parts
     from model_service.engine.forward import TorchForward
@@ -159,9 +170,9 @@ def steps(folder: Path, device: str, batch: int) -> list[dict[str, Any]]:
     runner = GraphRunner(TorchForward(model, batch), graphs)
     weight_bytes = decode_bytes(dict(checkpoint.config), model.dtype.itemsize)
     found: list[dict[str, Any]] = []
-    for name, parts in (("plain", layer_parts(model.shape)), ("compiled", compiled_parts(model.shape))):
+    for name in layers:
         try:
-            runner.use_parts(batch, parts)
+            runner.use_parts(batch, (layer_parts if name == "plain" else compiled_parts)(model.shape))
         except Exception as error:  # compilers fail in their own ways, and the other measurement stands
             found.append({"batch": batch, "layers": name, "error": str(error).splitlines()[0]})
             continue

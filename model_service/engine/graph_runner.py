@@ -10,20 +10,25 @@ bucket and a context bucket, a draw graph to a batch bucket and a kind of sample
 """
 
 import bisect
+import logging
+import time
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
 import torch
 
-from model_service.engine.decode_step import DecodeStep, draw_mode, layer_parts
+from model_service.engine.decode_step import DRAW_MODES, DecodeStep, LayerParts, draw_mode, layer_parts
 from model_service.engine.device_sampler import BROKEN, INCOMPLETE
 from model_service.engine.forward import TorchForward
 from model_service.engine.graphs import Graphs, Work
 from model_service.engine.runner import ModelRunner, Result
 from model_service.engine.scheduler import Chunk
 
+log = logging.getLogger(__name__)
+
 BATCHES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 SMALLEST_CONTEXT = 64
+TIMED_RUNS = 20
 
 
 def batch_buckets(num_slots: int) -> list[int]:
@@ -68,6 +73,32 @@ class GraphRunner(ModelRunner):
         collect = self._launch(captured) if captured else None
         results = super().step(others) if others else []
         return results + collect() if collect else results
+
+    @torch.inference_mode()
+    def use_parts(self, batch: int, parts: LayerParts) -> float:
+        """Run steps of a batch bucket on these parts of layers; returns what one of its shortest takes, in seconds."""
+        if self._parts[batch] is not parts:
+            self._parts[batch] = parts
+            self._forwards = {key: work for key, work in self._forwards.items() if key[0] != batch}
+        forward = self._forward_graph(batch, self._contexts[0])
+        self._record()()
+        began = time.perf_counter()
+        for _ in range(TIMED_RUNS):
+            forward()
+        self._record()()
+        return (time.perf_counter() - began) / TIMED_RUNS
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Capture every step there can be, so that none has to wait for it later. Before the first `step`."""
+        began = time.perf_counter()
+        for batch in reversed(self._batches):  # the largest first: the others fit into what it allocates
+            for context in reversed(self._contexts):
+                self._forward_graph(batch, context)
+            for mode in DRAW_MODES:
+                self._draw_graph(batch, mode)
+        count = len(self._forwards) + len(self._draws)
+        log.info("%d graphs captured in %.1f s", count, time.perf_counter() - began)
 
     def _launch(self, chunks: Seq[Chunk]) -> Callable[[], list[Result]]:
         """Start a captured step; returns what waits for its results."""

@@ -41,6 +41,8 @@ class CudaGraphs:
         self._device = device
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
+        # all live as long as this: the end of one may free a workspace that others of its stream use (pytorch #193402)
+        self._captured: list[torch.cuda.CUDAGraph] = []
 
     def capture(self, work: Work) -> Work:
         """Run `work` to warm up, capture it, and return its replay. Waits for the device."""
@@ -54,6 +56,7 @@ class CudaGraphs:
             # thread_local: other engines of the process allocate and wait on their own threads meanwhile
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 work()
+        self._captured.append(graph)
 
         def replay() -> None:
             with torch.cuda.device(self._device):

@@ -1,0 +1,95 @@
+"""Makes the runner of a model on a GPU: exact sums, slots that fit the memory, the faster layers, graphs ahead of time.
+
+Number formats, decided here and nowhere else:
+- FP16 and BF16 products are summed in float32 to the end. cuBLAS may otherwise round partial sums to 16 bits, which
+  makes a token depend on how it happens to split a product. Decoding waits for memory, not for sums.
+- float32 products use float32, not TF32 (10 bits of mantissa): there, greedy tokens equal transformers' on a CPU.
+- Norms, softmax, logits and draws are float32 in all formats, sums of probabilities float64.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from model_service.engine.decode_step import LayerParts, layer_parts
+from model_service.engine.forward import TorchForward
+from model_service.engine.graph_runner import GraphRunner
+from model_service.engine.graphs import CudaGraphs
+from model_service.models.gpt2 import GPT2, GPT2Shape
+from model_service.models.loading import CheckpointError
+
+log = logging.getLogger(__name__)
+
+RESERVED_BYTES = 2 << 30  # for what prompts need on their way, the libraries' workspaces and the graphs themselves
+DRAW_BYTES = 48  # per slot and token of the vocabulary: logits, weights, sums and their sorted head
+COMPILED_BATCH = 1  # a product with one row compiles to a kernel with all that follows it; larger ones are cuBLAS's
+
+
+def gpu_runner(forward: TorchForward) -> GraphRunner:
+    """Return a runner on the forward's GPU, all its steps captured; blocks for seconds. Ask `fitting_slots` first."""
+    use_exact_sums()
+    shape = forward.model.shape
+    runner = GraphRunner(forward, CudaGraphs(forward.model.device))
+    choose_parts(runner, layer_parts(shape), compiled_parts(shape))
+    runner.warm_up()
+    return runner
+
+
+def use_exact_sums() -> None:
+    """Let this process multiply as the module says."""
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    torch.set_float32_matmul_precision("highest")
+
+
+def compiled_parts(shape: GPT2Shape, backend: str | Callable[..., Any] = "inductor") -> LayerParts:
+    """Return a layer's parts as torch.compile makes them, at their first call; one pair serves all layers.
+
+    Coordinate descent tuning is what turns a product with one row into a reduction that the rest is fused with.
+    """
+    plain = layer_parts(shape)
+    if backend == "inductor":
+        compiler = partial(torch.compile, fullgraph=True, dynamic=False, options={"coordinate_descent_tuning": True})
+    else:
+        compiler = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend)
+    return LayerParts(compiler(plain.before), compiler(plain.after))
+
+
+def choose_parts(runner: GraphRunner, plain: LayerParts, compiled: LayerParts) -> None:
+    """Let single sequences run on whichever parts are faster here. What cannot be compiled is said and done without."""
+    plain_s = runner.use_parts(COMPILED_BATCH, plain)
+    try:
+        compiled_s = runner.use_parts(COMPILED_BATCH, compiled)
+    except Exception as error:  # no C compiler, no Triton for this device, …: compilers fail in their own ways
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        log.warning("layers cannot be compiled here, single sequences stay slower: %s", reason)
+        compiled_s = float("inf")
+    if compiled_s >= plain_s:
+        runner.use_parts(COMPILED_BATCH, plain)
+    log.info("a step of one sequence: plain %.3f ms, compiled %.3f ms", plain_s * 1e3, compiled_s * 1e3)
+
+
+def fitting_slots(model: GPT2, wanted: int) -> int:
+    """Return how many of the wanted slots fit the GPU's free memory. Raises CheckpointError if none does."""
+    free, total = torch.cuda.mem_get_info(model.device)
+    unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+    return slots_within(free + unused, model.shape, model.dtype.itemsize, wanted, total_bytes=total)
+
+
+def slots_within(free_bytes: int, shape: GPT2Shape, itemsize: int, wanted: int, total_bytes: int) -> int:
+    """Return at most `wanted`, so that the slots and what steps need fit; says so if it is less.
+
+    GPT-2 XL in FP16 keeps 315 MB of keys and values in a slot of 1,024 tokens.
+    """
+    cache = 2 * shape.n_layer * shape.n_positions * shape.n_embd * itemsize
+    slot = cache + DRAW_BYTES * shape.vocab_size
+    slots = max(0, min(wanted, (free_bytes - RESERVED_BYTES) // slot))
+    numbers = f"{slot / 1e6:,.0f} MB each, {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free"
+    if not slots:
+        raise CheckpointError(f"The GPU has no memory left for a sequence of {shape.n_positions} tokens: {numbers}.")
+    if slots < wanted:
+        log.warning("%d sequences at a time instead of %d: %s", slots, wanted, numbers)
+    return slots
