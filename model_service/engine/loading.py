@@ -10,7 +10,8 @@ from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.fastest import cpu_forward, fastest_weights
 from model_service.engine.forward import Forward, TorchForward
-from model_service.engine.runner import ModelRunner
+from model_service.engine.gpu import fitting_slots, gpu_runner
+from model_service.engine.runner import ModelRunner, Runner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint, read_shape
 
 
@@ -33,7 +34,10 @@ def load(
     checkpoint = read_checkpoint(source, weights=weights, device=device)
     if task == "classify":
         return _classifier(checkpoint, source, model_id)
-    model, forward = checkpoint.model, forward_for(checkpoint, max_num_seqs)
+    model = checkpoint.model
+    if model.device.type == "cuda":
+        max_num_seqs = fitting_slots(model, max_num_seqs)
+    forward = forward_for(checkpoint, max_num_seqs)
     config = EngineConfig(
         model_id=model_id,
         context_len=model.shape.n_positions,
@@ -47,7 +51,7 @@ def load(
         shares=shares or {},
     )
     try:
-        return Engine(config, ModelRunner(forward), checkpoint.tokenizer)
+        return Engine(config, runner_for(forward), checkpoint.tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
 
@@ -64,6 +68,13 @@ def forward_for(checkpoint: Checkpoint, num_slots: int) -> Forward:
     if checkpoint.model.device.type == "cpu":
         return cpu_forward(checkpoint.model, checkpoint.weights, num_slots)
     return TorchForward(checkpoint.model, num_slots)
+
+
+def runner_for(forward: Forward) -> Runner:
+    """Return what draws from a forward pass: in captured steps on a GPU."""
+    if isinstance(forward, TorchForward) and forward.model.device.type == "cuda":
+        return gpu_runner(forward)
+    return ModelRunner(forward)
 
 
 def _classifier(checkpoint: Checkpoint, source: str, model_id: str) -> Classifier:
