@@ -21,11 +21,11 @@ from typing import Any, Self
 import aiohttp
 
 from bot.errors import BotError, ServiceUnavailable, TooSlow
-from bot.service_wire import CompletionRequest, Json, Mood, Update, chunk, refusal, waiting
+from bot.service_wire import CompletionRequest, Json, Mood, Update, chunk, refusal, user_key, waiting
 
 log = logging.getLogger(__name__)
 
-__all__ = ["CompletionRequest", "CompletionStream", "Json", "Mood", "ServiceClient", "Timeouts", "Update"]
+__all__ = ["CompletionRequest", "CompletionStream", "Json", "Mood", "ServiceClient", "Timeouts", "Update", "user_key"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ class CompletionRequest:
     top_p: float = 0.95
     stop: tuple[str, ...] = ()
     seed: int | None = None
-    user: str = ""
+    user: str = ""  # see `user_key`
 
     def body(self) -> Json:
         """The JSON to send; what is not set is left to the service."""
@@ -48,6 +48,11 @@ class CompletionRequest:
         }
         optional = {"stop": list(self.stop), "seed": self.seed, "user": self.user}
         return body | {name: value for name, value in optional.items() if value not in (None, [], "")}
+
+
+def user_key(guild_id: int | None, user_id: int) -> str:
+    """Say who asks: the service shares its time between servers first, then between the people of each."""
+    return str(user_id) if guild_id is None else f"{guild_id}:{user_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from discord.ext import commands
 from bot.cogs.hybrid import hybrid_command
 from bot.config import BotSettings
 from bot.errors import BadInput
-from bot.service_client import CompletionRequest, ServiceClient
+from bot.service_client import CompletionRequest, ServiceClient, user_key
 from bot.ui.replies import Context
 from bot.ui.streaming import Answers
 from bot.ui.text import bold, sanitise
@@ -37,7 +37,7 @@ class CompleteCog(commands.Cog, name="Text"):
             max_tokens=self._checked(tokens),
             temperature=self._settings.temperature,
             top_p=self._settings.top_p,
-            user=str(ctx.author.id),
+            user=user_key(ctx.guild.id if ctx.guild else None, ctx.author.id),
         )
         await self._answers.stream(ctx, self._client.complete(request), lambda added: joined(prompt, added))
 

@@ -12,7 +12,7 @@ from bot.cogs.hybrid import hybrid_command
 from bot.config import BotSettings
 from bot.errors import BadInput, ModelMissing
 from bot.prompts import clean_topic, joke_prompt
-from bot.service_client import CompletionRequest, CompletionStream, ServiceClient
+from bot.service_client import CompletionRequest, CompletionStream, ServiceClient, user_key
 from bot.ui.replies import Context
 from bot.ui.streaming import Answers
 from bot.ui.text import sanitise
@@ -35,8 +35,8 @@ class JokeCog(commands.Cog, name="Jokes"):
         about = clean_topic(topic)
         if about is not None and len(about) > TOPIC_LIMIT:
             raise BadInput(f"That topic has {len(about)} characters; the most is {TOPIC_LIMIT}. A few words do best.")
-        model = await self._models.live(ctx.guild.id if ctx.guild else None)
-        telling = self._telling(model, about, str(ctx.author.id))
+        guild_id = ctx.guild.id if ctx.guild else None
+        telling = self._telling(await self._models.live(guild_id), about, user_key(guild_id, ctx.author.id))
         await self._answers.stream(ctx, telling, lambda text: sanitise(text.strip()))
 
     @asynccontextmanager

@@ -42,6 +42,7 @@ async def test_joke_about_something_reaches_the_model_as_its_training_format(
     bodies = service.bodies("/v1/completions")
     assert [body["prompt"] for body in bodies] == ["JOKE:", "JOKE about black cats:"]
     assert {body["max_tokens"] for body in bodies} == {96}
+    assert {body["user"] for body in bodies} == {f"{stage.guild_id}:{stage.robin.id}"}
     assert "most is 100" in words(await ask(stage.robin, "!joke about " + "x" * 101))
 
 
@@ -51,6 +52,7 @@ async def test_complete_shows_the_prompt_in_bold_before_what_was_added(service: 
     assert answer["content"] == r"**Once upon a \*time\*** there was a bot."
     [body] = service.bodies("/v1/completions")
     assert (body["prompt"], body["max_tokens"]) == ("Once upon a *time*", 100)
+    assert body["user"] == f"{stage.guild_id}:{stage.robin.id}", "servers share the model first, then their people"
 
 
 async def test_complete_takes_a_number_of_tokens_on_both_surfaces(service: FakeService, stage: Stage) -> None:
