@@ -70,13 +70,12 @@ class Host:
     n_inner: int
     dtype: torch.dtype
     device: torch.device
-    largest_rank: int | None = None
 
     @classmethod
-    def of(cls, model: GPT2, dtype: torch.dtype | None = None, largest_rank: int | None = None) -> "Host":
-        """Describe a model. dtype: of the matrices, if not the model's own. largest_rank: that its forward takes."""
+    def of(cls, model: GPT2, dtype: torch.dtype | None = None) -> "Host":
+        """Describe a model. dtype: of the matrices, if not the model's own."""
         n_inner = model.blocks[0].up.bias.shape[0]
-        return cls(len(model.blocks), model.shape.n_embd, n_inner, dtype or model.dtype, model.device, largest_rank)
+        return cls(len(model.blocks), model.shape.n_embd, n_inner, dtype or model.dtype, model.device)
 
     def sizes(self, linear: str) -> tuple[int, int]:
         """Return (in, out) of a linear."""
@@ -145,10 +144,6 @@ def _misfit(layer: int, linear: str, pair: Mapping[str, Tensor], host: Host) -> 
     (inputs, outputs), a, b = host.sizes(linear), pair["A"], pair["B"]
     if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1] or not a.shape[0]:
         return f"layer {layer} {linear} pairs matrices of {tuple(a.shape)} and {tuple(b.shape)}"
-    if host.largest_rank and a.shape[0] > host.largest_rank:
-        return (
-            f"its rank in layer {layer} {linear} is {a.shape[0]}; up to {host.largest_rank} run in this number format"
-        )
     if (a.shape[1], b.shape[0]) != (inputs, outputs):
         return (
             f"its layer {layer} {linear} goes from {a.shape[1]} to {b.shape[0]}, the base's from {inputs} to {outputs}"

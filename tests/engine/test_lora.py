@@ -222,10 +222,6 @@ def test_a_config_that_does_not_run_is_refused_by_name(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"largest_rank": 2},
-            "does not fit its base model: its rank in layer 0 qkv is 4; up to 2 run in this number format",
-        ),
         ({"n_layer": 1}, "does not fit its base model: it has a layer 1, the base has layers 0 to 0."),
         ({"n_embd": 64}, "does not fit its base model: its layer 0 proj goes from 32 to 32, the base's from 64 to 64."),
         ({"n_inner": 50}, "does not fit its base model: its layer 0 up goes from 32 to 128, the base's from 32 to 50."),
@@ -234,9 +230,7 @@ def test_a_config_that_does_not_run_is_refused_by_name(
 def test_an_adapter_of_another_size_is_refused_with_the_sizes(
     base: Path, tmp_path: Path, changes: dict[str, int], sentence: str
 ) -> None:
-    only = {"n_embd": ["attn.c_proj"], "n_inner": ["c_fc"], "n_layer": ["c_attn"], "largest_rank": ["c_attn"]}[
-        next(iter(changes))
-    ]
+    only = {"n_embd": ["attn.c_proj"], "n_inner": ["c_fc"], "n_layer": ["c_attn"]}[next(iter(changes))]
     folder = save_adapter(tmp_path / "x", base, target_modules=only)
     assert sentence in refused(folder, host_of(base, **changes))
 
