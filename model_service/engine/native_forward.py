@@ -14,7 +14,7 @@ from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.models.gpt2 import GPT2
 from model_service.models.linear import Affine
 from model_service.models.lora import Adapter, Host, read_adapter
-from model_service.native.library import ACTIVATIONS, NativeAdapter, NativeModel, Shape, library
+from model_service.native.library import ACTIVATIONS, NativeAdapter, NativeModel, Shape
 
 LINEARS = ("qkv", "proj", "up", "down")  # in the kernels' order
 
@@ -39,7 +39,7 @@ class NativeForward:
             num_threads or torch.get_num_threads(),
         )
         self._fill(model)
-        self.host = Host.of(model, torch.float16, int(library().punchline_largest_rank()))
+        self._host = Host.of(model, torch.float16)
         self._adapters: WeakKeyDictionary[Adapter, NativeAdapter] = WeakKeyDictionary()
 
     def _fill(self, model: GPT2) -> None:
@@ -69,24 +69,8 @@ class NativeForward:
 
     def _tokens(self, chunk: Chunk) -> tuple[int, int, int, int | None]:
         adapter = chunk.sequence.adapter
-        handle = None if adapter is None else self._native_adapter(adapter).handle
+        handle = None if adapter is None else self._adapters[adapter].handle
         return chunk.sequence.slot, chunk.start, chunk.end - chunk.start, handle
-
-    def read_adapter(self, name: str, folder: Path) -> Adapter:
-        """Read an adapter, ready for sequences to carry. Blocks, on any thread. Raises CheckpointError."""
-        adapter = read_adapter(name, folder, self.host)
-        self._native_adapter(adapter)  # here, and not in the first step that needs it
-        return adapter
-
-    def _native_adapter(self, adapter: Adapter) -> NativeAdapter:
-        """Copy an adapter over when it is first met; the copy goes with the original."""
-        if adapter not in self._adapters:
-            copy = NativeAdapter(self.host.n_layer)
-            for layer, linears in enumerate(adapter.layers):
-                for name, low in linears.items():
-                    copy.set(layer, LINEARS.index(name), low.a, low.b.T)
-            self._adapters[adapter] = copy
-        return self._adapters[adapter]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (B, V) float32 for rows of hidden states (B, E)."""
@@ -102,3 +86,13 @@ class NativeForward:
 
     def clear(self, slot: int) -> None:
         """Nothing to wipe: positions that a sequence has not written are never read."""
+
+    def read_adapter(self, name: str, folder: Path) -> Adapter:
+        """Read an adapter and copy it over; the copy goes with it. Blocks. Raises CheckpointError."""
+        adapter = read_adapter(name, folder, self._host)
+        copy = NativeAdapter(self._host.n_layer)
+        for layer, linears in enumerate(adapter.layers):
+            for linear, low in linears.items():
+                copy.set(layer, LINEARS.index(linear), low.a, low.b)
+        self._adapters[adapter] = copy
+        return adapter

@@ -48,7 +48,6 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "size_bytes": (c_size_t, [c_void_p]),
     "hidden": (None, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
     "logits": (None, [c_void_p, c_void_p, c_int, c_void_p]),
-    "largest_rank": (c_int, []),
     "new_adapter": (c_void_p, [c_int]),
     "delete_adapter": (None, [c_void_p]),
     "set_low_rank": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
@@ -163,10 +162,9 @@ class NativeAdapter:
             self._library.punchline_delete_adapter(self.handle)
 
     def set(self, layer: int, which: int, a: Tensor, b: Tensor) -> None:
-        """Take the matrices of one linear, kept in half precision. a: (r, in), b: (out, r) with the scale in it."""
-        assert a.shape[0] <= self._library.punchline_largest_rank()
+        """Take the matrices of one linear, kept in half precision. a: (r, in), b: (r, out) with the scale in it."""
         a, b = _floats(a), _floats(b)
-        sizes = a.shape[0], a.shape[1], b.shape[0]
+        sizes = a.shape[0], a.shape[1], b.shape[1]
         self._library.punchline_set_low_rank(self.handle, layer, which, a.data_ptr(), b.data_ptr(), *sizes)
 
 

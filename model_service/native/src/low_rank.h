@@ -1,4 +1,4 @@
-// LoRA: what an adapter adds to a linear layer for its own rows, y += B (A x), in half precision.
+// LoRA: what an adapter adds to a linear layer for its own rows, y += B' (A x), in half precision.
 
 #pragma once
 
@@ -10,7 +10,7 @@ struct LowRank {
     Buffer<uint16_t> a;           // (rank, inputs)
     Buffer<uint16_t> b;           // (rank, outputs)
 
-    // a_values: (rank, in), b_values: (out, rank), row by row.
+    // a_values: (rank, in), b_values: (rank, out), row by row.
     void load(const float* a_values, const float* b_values, int rank_, int in, int out) {
         rank = rank_;
         inputs = round_up(in, 64);
@@ -19,7 +19,7 @@ struct LowRank {
         b.resize(size_t(rank) * outputs);
         for (int j = 0; j < rank; ++j) {
             for (int i = 0; i < in; ++i) a[size_t(j) * inputs + i] = half(a_values[size_t(j) * in + i]);
-            for (int o = 0; o < out; ++o) b[size_t(j) * outputs + o] = half(b_values[size_t(o) * rank + j]);
+            for (int o = 0; o < out; ++o) b[size_t(j) * outputs + o] = half(b_values[size_t(j) * out + o]);
         }
     }
 

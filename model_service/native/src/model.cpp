@@ -27,6 +27,7 @@ struct Block {
 
 struct Adapter {
     explicit Adapter(int layers) : linears(layers) {}
+    int rank = 0;                                 // the largest
     std::vector<std::array<LowRank, 4>> linears;  // by layer: qkv, proj, up, down; rank 0 where it adds nothing
 };
 
@@ -48,7 +49,6 @@ struct Shape {
 enum Which { kQkv, kProj, kUp, kDown };
 
 constexpr int kQueriesPerTask = 32;
-constexpr int kLargestRank = 256;
 
 class Model {
 public:
@@ -133,7 +133,7 @@ private:
         queries_.clear();
         first_rows_.clear();
         adapters_.clear();
-        adapted_ = false;
+        rank_ = 0;
         num_rows_ = 0;
         for (int c = 0; c < num_chunks; ++c) {
             const auto [slot, start, count, adapter] = chunks[c];
@@ -142,7 +142,7 @@ private:
                 queries_.push_back({slot, num_rows_ + i, std::min(kQueriesPerTask, count - i), start + i, count == 1});
             num_rows_ += count;
             adapters_.resize(num_rows_, adapter);
-            adapted_ = adapted_ || adapter;
+            rank_ = std::max(rank_, adapter ? adapter->rank : 0);
         }
     }
 
@@ -153,7 +153,7 @@ private:
         qkv_.at_least(rows * 3 * stride() + kLanes);
         inner_.at_least(rows * inner_stride() + kLanes);
         added_.resize(rows);
-        thin_.at_least(rows * kLargestRank);
+        thin_.at_least(rows * rank_);
         quantised_.shape(num_rows_, std::max(shape_.n_embd, shape_.n_inner));
     }
 
@@ -191,7 +191,7 @@ private:
         team_.barrier();
     }
 
-    const Added* added() const { return adapted_ ? added_.data() : nullptr; }
+    const Added* added() const { return rank_ ? added_.data() : nullptr; }
 
     // Make the rows of an activation, after a norm if there is one, ready for a linear. Ends with a barrier.
     void prepare(const Norm* norm, const Buffer<float>& activation, int inputs, int layer, Which linear) {
@@ -201,14 +201,14 @@ private:
             if (norm) normalise(row, *norm);
             const float* x = (norm ? normed_ : activation).get() + size_t(row) * width;
             quantised_.set(row, x);
-            if (adapted_) narrow(row, x, layer, linear);
+            if (rank_) narrow(row, x, layer, linear);
         }
         team_.barrier();
     }
 
     void narrow(int row, const float* x, int layer, Which linear) {
         const LowRank* low_rank = adapters_[row] ? &adapters_[row]->linears[layer][linear] : nullptr;
-        float* thin = &thin_[size_t(row) * kLargestRank];
+        float* thin = &thin_[size_t(row) * rank_];
         if (low_rank && low_rank->rank) low_rank->narrow(x, thin);
         added_[row] = {low_rank && low_rank->rank ? low_rank : nullptr, thin};
     }
@@ -283,8 +283,8 @@ private:
     std::vector<Queries> queries_;  // of this step
     std::vector<const Adapter*> adapters_;  // of this step's rows
     std::vector<Added> added_;              // to the current linear, by row
-    bool adapted_ = false;                  // whether any row has an adapter
-    Buffer<float> thin_;                    // (N, kLargestRank)
+    int rank_ = 0;                          // the largest of their adapters', 0 if none has one
+    Buffer<float> thin_;                    // (N, rank_)
     Buffer<float> x_, normed_, attended_, qkv_, inner_;
     Quantized quantised_;
 };
@@ -324,11 +324,12 @@ void punchline_hidden(void* model, const int64_t* ids, const Chunk* chunks, int 
 void punchline_logits(void* model, const float* hidden, int rows, float* out) {
     static_cast<Model*>(model)->logits(hidden, rows, out);
 }
-int punchline_largest_rank() { return kLargestRank; }
 void* punchline_new_adapter(int layers) { return new Adapter(layers); }
 void punchline_delete_adapter(void* adapter) { delete static_cast<Adapter*>(adapter); }
 void punchline_set_low_rank(void* adapter, int layer, int which, const float* a, const float* b, int rank, int in, int out) {
-    static_cast<Adapter*>(adapter)->linears[layer][which].load(a, b, rank, in, out);
+    auto* set = static_cast<Adapter*>(adapter);
+    set->linears[layer][which].load(a, b, rank, in, out);
+    set->rank = std::max(set->rank, rank);
 }
 void punchline_swap(void* model, int a, int b) { static_cast<Model*>(model)->cache().swap(a, b); }
 void punchline_copy(void* model, int source, int target, int length) {
