@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from model_service.bench.children import in_child
 from model_service.bench.models import open_model
 from model_service.bench.report import Report, result
+from model_service.bench.rounds import WrongTokens
 from model_service.bench.session import Session
 from model_service.bench.task import Task
 from model_service.placement.load import share_cores
@@ -100,17 +101,20 @@ async def _time_rounds(engine: "Engine", folder: Path, rounds: int) -> Speeds:
 
 
 async def _time(engine: "Engine", task: Task, adapters: Seq[str]) -> float:
-    """Return the seconds that a task takes whose sequences have these adapters in turn."""
+    """Return the seconds that a task takes whose sequences have these adapters in turn. Raises WrongTokens."""
     from model_service.engine.sequence import SamplingParams
 
     params = SamplingParams(max_tokens=task.new_tokens, temperature=0)
     prompts = task.prompts(engine.vocab_size)
     began = time.perf_counter()
     streams = [engine.submit(ids, params, adapter=adapters[i % len(adapters)]) for i, ids in enumerate(prompts)]
+    made = 0
     for stream in streams:
         async with stream:
-            async for _ in stream:
-                pass
+            async for piece in stream:
+                made += len(piece.token_ids)
+    if made != task.batch * task.new_tokens:
+        raise WrongTokens(f"made {made} tokens instead of {task.batch * task.new_tokens}")
     return time.perf_counter() - began
 
 
