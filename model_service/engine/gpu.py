@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch._inductor.config as inductor
 
 from model_service.engine.decode_step import LayerParts, layer_parts
 from model_service.engine.forward import TorchForward
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 RESERVED_BYTES = 2 << 30  # for what prompts need on their way, the libraries' workspaces and the graphs themselves
 DRAW_BYTES = 48  # per slot and token of the vocabulary: logits, weights, sums and their sorted head
+MIN_PREFILL_TOKENS = 256  # fewer take as long: a pass waits for the weights and for its launches, not for arithmetic
 COMPILED_BATCH = 1  # a product with one row compiles to a kernel with all that follows it; larger ones are cuBLAS's
 
 
@@ -52,6 +54,7 @@ def compiled_parts(shape: GPT2Shape, backend: str | Callable[..., Any] = "induct
     """
     plain = layer_parts(shape)
     if backend == "inductor":
+        inductor.compile_threads = 1  # a few small kernels; its pool of processes would stay for good
         compiler = partial(torch.compile, fullgraph=True, dynamic=False, options={"coordinate_descent_tuning": True})
     else:
         compiler = partial(torch.compile, fullgraph=True, dynamic=False, backend=backend)

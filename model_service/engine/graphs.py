@@ -42,7 +42,7 @@ class CudaGraphs:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
         # all live as long as this: the end of one may free a workspace that others of its stream use (pytorch #193402)
-        self._captured: list[torch.cuda.CUDAGraph] = []
+        self._captured: list[tuple[torch.cuda.CUDAGraph, Work]] = []  # with what holds the tensors that each reads
 
     def capture(self, work: Work) -> Work:
         """Run `work` to warm up, capture it, and return its replay. Waits for the device."""
@@ -56,7 +56,7 @@ class CudaGraphs:
             # thread_local: other engines of the process allocate and wait on their own threads meanwhile
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 work()
-        self._captured.append(graph)
+        self._captured.append((graph, work))
 
         def replay() -> None:
             with torch.cuda.device(self._device):
