@@ -1,5 +1,7 @@
 """The command line of the bench: `python -m model_service bench …`. Nothing heavy is imported before it is needed."""
 
+import sys
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,8 +23,8 @@ Models = Annotated[
     list[str] | None,
     typer.Option("--model", help="gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, jokes-mini, a folder, a hub id."),
 ]
-OneModel = Annotated[str, typer.Option("--model", help="A model as `bench decode` takes it.")]
-Batches = Annotated[list[int] | None, typer.Option("--batch", help="Sequences at once; may be repeated.", min=1)]
+OneModel = Annotated[str, typer.Option("--model", help="A model, as for `bench decode`.")]
+Batches = Annotated[list[str] | None, typer.Option("--batch", help="Sequences at once, as in `--batch 1,8`.")]
 Engines = Annotated[list[str] | None, typer.Option("--engines", help=f"Which of {', '.join(ENGINES)}.")]
 Rounds = Annotated[int, typer.Option(help="Alternating rounds.", min=1)]
 AllFormats = Annotated[bool, typer.Option("--all-formats", help="Every number format, not only the fast ones.")]
@@ -45,7 +47,11 @@ def decode(
     device: Device = "auto",
 ) -> None:
     """New tokens per second at batch 1, 8 and 32, beside llama.cpp, CTranslate2 and transformers."""
-    _throughput("decode", model, batch or list(BATCHES), engines, rounds, all_formats, as_json, cache, device)
+    from model_service.bench.throughput import Plan, measure
+
+    models, batches = split(model) or MODELS, numbers(batch, "--batch") or BATCHES
+    plan = Plan("decode", models, batches, chosen_engines(engines), rounds, all_formats)
+    _run([lambda session: measure(plan, session)], device, cache, as_json)
 
 
 @app.command()
@@ -60,80 +66,164 @@ def prefill(
     device: Device = "auto",
 ) -> None:
     """Prompt tokens read per second, for prompts of 512, beside the same engines."""
-    _throughput("prefill", model, batch or [1], engines, rounds, all_formats, as_json, cache, device)
+    from model_service.bench.throughput import Plan, measure
+
+    models, batches = split(model) or MODELS, numbers(batch, "--batch") or (1,)
+    plan = Plan("prefill", models, batches, chosen_engines(engines), rounds, all_formats)
+    _run([lambda session: measure(plan, session)], device, cache, as_json)
+
+
+@app.command()
+def serve(
+    model: OneModel = "gpt2",
+    streams: Annotated[int, typer.Option(help="Streams at once.", min=1)] = 64,
+    rounds: Rounds = 5,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """Streams over the socket against the same engine without it, and what the service adds to the first token."""
+    from model_service.bench.serve import measure
+
+    _run([lambda session: measure(model, streams, rounds, session)], device, cache, as_json)
+
+
+@app.command()
+def quality(
+    model: OneModel = "jokes-mini",
+    texts: Annotated[
+        Path | None, typer.Option(help="Texts to measure on: a line each, or JSONL.", exists=True, dir_okay=False)
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many texts.", min=1)] = None,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """What each number format costs in quality, and whether batch mates change an answer."""
+    from model_service.bench.quality import measure
+    from model_service.bench.texts import default_texts
+
+    _run([lambda session: measure(model, texts or default_texts(), limit, session)], device, cache, as_json)
 
 
 @app.command()
 def growth(
     model: OneModel = "gpt2",
     batch: Batches = None,
-    context: Annotated[list[int] | None, typer.Option("--context", help="Contexts to time; may be repeated.")] = None,
+    context: Annotated[list[str] | None, typer.Option("--context", help="Contexts to time: `64,1024`.")] = None,
     as_json: AsJson = False,
     cache: Cache = None,
     device: Device = "auto",
 ) -> None:
     """What a token costs at contexts of 64 to 1,024, at batch 1 to 64."""
-    from model_service.bench.growth import BATCHES as GROWTH_BATCHES
-    from model_service.bench.growth import CONTEXTS, measure
-    from model_service.bench.session import open_session
+    from model_service.bench.growth import BATCHES, CONTEXTS, measure
 
-    with open_session(device, cache) as session:
-        report = measure(model, batch or GROWTH_BATCHES, context or CONTEXTS, session)
-    _end(session, [report], as_json)
+    batches, contexts = numbers(batch, "--batch") or BATCHES, numbers(context, "--context") or CONTEXTS
+    _run([lambda session: measure(model, batches, contexts, session)], device, cache, as_json)
 
 
 @app.command()
 def gaps(model: Models = None, as_json: AsJson = False, cache: Cache = None, device: Device = "auto") -> None:
     """How long a stream waits while a long prompt is read, and how soon a cancelled one's slot is free."""
     from model_service.bench.gaps import measure
-    from model_service.bench.session import open_session
 
-    with open_session(device, cache) as session:
-        report = measure(_split(model) or MODELS, session)
-    _end(session, [report], as_json)
+    _run([lambda session: measure(split(model) or MODELS, session)], device, cache, as_json)
 
 
-def _throughput(
-    kind: str,
-    models: list[str] | None,
-    batches: list[int],
-    engines: list[str] | None,
-    rounds: int,
-    all_formats: bool,
-    as_json: bool,
-    cache: Path | None,
-    device: str,
+@app.command()
+def adapters(
+    model: OneModel = "gpt2", rounds: Rounds = 5, as_json: AsJson = False, cache: Cache = None, device: Device = "auto"
 ) -> None:
-    from model_service.bench.session import open_session
-    from model_service.bench.throughput import Plan, measure
+    """What LoRA adapters cost when every sequence of a batch of 8 may have its own."""
+    from model_service.bench.adapters import measure
 
-    plan = Plan(kind, _split(models) or MODELS, tuple(batches), chosen_engines(engines), rounds, all_formats)
-    with open_session(device, cache) as session:
-        report = measure(plan, session)
-    _end(session, [report], as_json)
+    _run([lambda session: measure(model, rounds, session)], device, cache, as_json)
+
+
+@app.command()
+def gpu(model: OneModel = "gpt2-xl", batch: Batches = None, rounds: Rounds = 5, cache: Cache = None) -> None:
+    """Decoding on a GPU beside transformers, and the share of its copy rate; JSON lines."""
+    from model_service.bench.gpu import BATCHES, main
+
+    raise SystemExit(main(model, numbers(batch, "--batch") or BATCHES, rounds, cache))
+
+
+@app.command("all")
+def everything(
+    write: Annotated[bool, typer.Option("--write", help="Write the tables into the document.")] = False,
+    document: Annotated[Path, typer.Option(help="The document.", dir_okay=False)] = Path("docs/performance.md"),
+    model: Models = None,
+    rounds: Rounds = 5,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """All of these, one after the other; `--write` renews docs/performance.md."""
+    from model_service.bench.document import NoDocument, check, write_tables
+    from model_service.bench.everything import NAMES, measurements
+
+    try:
+        if write:
+            check(document, NAMES)
+        reports = _run(measurements(split(model) or MODELS, rounds), device, cache, as_json=False, stop=False)
+        if write:
+            write_tables(document, reports)
+    except NoDocument as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(2) from None
+    if len(reports) < len(NAMES):
+        raise SystemExit(1)
 
 
 def chosen_engines(names: list[str] | None) -> tuple[str, ...]:
     """Return the engines that were named, with commas or one by one; all of them by default."""
-    chosen = _split(names) or ENGINES
+    chosen = split(names) or ENGINES
     for name in chosen:
         if name not in ENGINES:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(ENGINES)}.", param_hint="'--engines'")
     return chosen
 
 
-def _split(values: list[str] | None) -> tuple[str, ...]:
+def split(values: list[str] | None) -> tuple[str, ...]:
+    """Return what an option that may be repeated was given; commas part values too."""
     return tuple(part.strip() for value in values or [] for part in value.split(",") if part.strip())
 
 
-def _end(session: "Session", reports: "Seq[Report]", as_json: bool) -> None:
-    """Print what was found; exit with 1 if something could not be measured."""
-    from model_service.bench.report import show
+def numbers(values: list[str] | None, option: str) -> tuple[int, ...]:
+    """Return an option's values as whole numbers of at least 1."""
+    parts = split(values)
+    for part in parts:
+        if not part.isdecimal() or int(part) < 1:
+            raise typer.BadParameter(f"{part!r} is not a whole number of at least 1.", param_hint=f"'{option}'")
+    return tuple(int(part) for part in parts)
 
-    for report in reports:
-        if report.rows:
-            show(report, as_json=as_json)
-    if not any(report.rows for report in reports):
+
+def _run(
+    measurements: "Seq[Callable[[Session], Report]]",
+    device: str,
+    cache: Path | None,
+    as_json: bool,
+    *,
+    stop: bool = True,
+) -> "list[Report]":
+    """Measure and print, one after the other. Exits with 1 if something could not be measured, unless `stop` is off."""
+    from model_service.bench.children import ChildFailed
+    from model_service.bench.report import show
+    from model_service.bench.session import open_session
+
+    reports = []
+    with open_session(device, cache) as session:
+        for measure in measurements:
+            try:
+                report = measure(session)
+            except (ChildFailed, ValueError) as error:
+                session.fail(f"{error}")
+                continue
+            if report.rows:
+                reports.append(report)
+                with session.aside():
+                    show(report, as_json=as_json)
+    if not reports:
         session.fail("Nothing could be measured.")
-    if session.failures:
+    if session.failures and stop:
         raise SystemExit(1)
+    return reports

@@ -58,7 +58,7 @@ def show(report: Report, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.writelines(json.dumps(found) + "\n" for found in report.objects)
         return
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH)
     table = Table(title=report.title, title_justify="left")
     for column in report.columns:
         table.add_column(column, justify="left" if is_text(column) else "right")

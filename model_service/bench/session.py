@@ -50,6 +50,15 @@ class Session:
         self.say(line)
 
     @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the progress bar off the terminal, for results that go to stdout."""
+        self.progress.stop()
+        try:
+            yield
+        finally:
+            self.progress.start()
+
+    @contextmanager
     def bar(self, total: int) -> Iterator["Bar"]:
         """Show a progress bar for so many steps."""
         task = self.progress.add_task("", total=total)

@@ -1,0 +1,29 @@
+"""`bench all`: the measurements of docs/performance.md, in the order of its sections."""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
+
+from model_service.bench import adapters, gaps, growth, quality, serve, throughput
+from model_service.bench.contestants import ENGINES
+from model_service.bench.report import Report
+from model_service.bench.session import Session
+from model_service.bench.texts import default_texts
+from model_service.bench.throughput import Plan
+
+NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve")
+STREAMS = 64
+
+
+def measurements(models: Seq[str], rounds: int) -> list[Callable[[Session], Report]]:
+    """Return what is measured. Growth and serving take the first of the models; quality takes trained weights."""
+    decode = Plan("decode", tuple(models), (1, 8, 32), ENGINES, rounds)
+    prefill = Plan("prefill", tuple(models), (1,), ENGINES, rounds)
+    return [
+        lambda session: throughput.measure(decode, session),
+        lambda session: throughput.measure(prefill, session),
+        lambda session: quality.measure("jokes-mini", default_texts(), None, session),
+        lambda session: growth.measure(models[0], growth.BATCHES, growth.CONTEXTS, session),
+        lambda session: gaps.measure(models, session),
+        lambda session: adapters.measure(models[0], rounds, session),
+        lambda session: serve.measure(models[0], STREAMS, rounds, session),
+    ]
