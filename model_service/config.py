@@ -50,7 +50,9 @@ class ModelSettings(Section):
     """One `[[service.models]]` table."""
 
     name: Annotated[str, Field(description="What people choose it by.", min_length=1)]
-    source: Annotated[str, Field(description="Hub id, or a folder with config.json and safetensors.")]
+    source: Annotated[
+        str, Field(description="Hub id or folder, of a model in safetensors or of a PEFT LoRA adapter for another one.")
+    ]
     task: Annotated[Literal["generate", "classify"], Field(description='"generate", or "classify".')] = "generate"
     weights: Annotated[
         Weights, Field(description="Number format: auto, float16, bfloat16 or float32 (int8: not yet).")
