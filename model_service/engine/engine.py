@@ -26,6 +26,7 @@ from tokenizers import Tokenizer
 from model_service.engine.answer import Answer
 from model_service.engine.detokenizer import token_bytes
 from model_service.engine.engine_config import EngineConfig
+from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.readers import Events, Readers
 from model_service.engine.runner import Result, Runner
 from model_service.engine.scheduler import Copy, Plan, Scheduler
@@ -66,7 +67,9 @@ class Engine:
         self._dead: EngineDead | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: queue.SimpleQueue[Answer | _Cancel | _Close] = queue.SimpleQueue()
-        self._scheduler = Scheduler(config.max_num_seqs, shares=config.shares)  # engine thread only, as is what follows
+        self._scheduler = Scheduler(  # engine thread only, as is what follows
+            config.max_num_seqs, PrefillBudget(least=config.min_prefill_tokens), config.shares
+        )
         self._answers: dict[int, Answer] = {}
         self._bad_steps = 0
         self._thread = threading.Thread(target=self._run, name=f"engine-{config.model_id}", daemon=True)

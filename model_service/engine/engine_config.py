@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from model_service.engine.prefill_budget import LEAST_TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -14,6 +16,7 @@ class EngineConfig:
     eos_token_id: int
     max_num_seqs: int = 16
     max_queue: int = 256
+    min_prefill_tokens: int = LEAST_TOKENS  # of prompts, in a step that reads any
     weights: str = "float32"
     device_map: tuple[tuple[str, str], ...] = ()
     size_bytes: int = 0

@@ -10,10 +10,10 @@ from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.fastest import cpu_forward, fastest_weights
 from model_service.engine.forward import Forward, TorchForward
-from model_service.engine.gpu import fitting_slots, gpu_runner
+from model_service.engine.gpu import MIN_PREFILL_TOKENS, fitting_slots, gpu_runner
+from model_service.engine.prefill_budget import LEAST_TOKENS
 from model_service.engine.runner import ModelRunner, Runner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint, read_shape
-
 
 def load(
     source: str,
@@ -49,6 +49,7 @@ def load(
         device_map=((f"layers 0-{model.shape.n_layer - 1}", str(model.device)),),
         size_bytes=forward.size_bytes,
         shares=shares or {},
+        min_prefill_tokens=MIN_PREFILL_TOKENS if model.device.type == "cuda" else LEAST_TOKENS,
     )
     try:
         return Engine(config, runner_for(forward), checkpoint.tokenizer)

@@ -4,20 +4,24 @@
                       └ measured in steps without prompts     └ measured in steps with both
 
 With streams running, a step may take `STRETCH` times what it takes without prompts. Nobody streaming, it reads as much
-as fits one pass. Pure Python, and no clock: the engine says what each step took.
+as one pass takes. Pure Python, and no clock: the engine says what each step took.
 """
 
-STRETCH = 2.5  # the promise is 3: a gap of at most three median steps
-SLOW = 0.2  # weight of a new measurement
+STRETCH = 2.0  # the promise is three median steps at the 99th percentile; a token costs more the longer the prompt is
+LEAST_TOKENS = 8  # so that a prompt goes on; more where fewer take as long
+SLOW = 0.25  # weight of a new measurement
 HICCUP = 2.0  # what takes more than this many times the usual is counted as that: it was the machine, not the model
 
 
 class PrefillBudget:
-    """Measures steps (`record`) and says how many prompt tokens the next one may read (`tokens`)."""
+    """Measures steps (`record`) and says how many prompt tokens the next one may read (`tokens`).
 
-    def __init__(self, most: int = 512, least: int = 8, first: int = 16) -> None:
+    Between `least` and `most`; `first` beside streams as long as nothing is known.
+    """
+
+    def __init__(self, most: int = 512, least: int = LEAST_TOKENS, first: int = 16) -> None:
         assert 0 < least <= most
-        self.most, self.least, self._first = most, least, first
+        self.most, self.least, self._first = most, least, max(first, least)
         self._stream_s: dict[int, float] = {}  # by size class of the batch: a step without prompts
         self._token_s: float | None = None  # a prompt's token, beside streams
 
