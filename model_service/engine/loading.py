@@ -15,6 +15,7 @@ from model_service.engine.prefill_budget import LEAST_TOKENS
 from model_service.engine.runner import ModelRunner, Runner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint, read_shape
 
+
 def load(
     source: str,
     task: Literal["generate", "classify"],
