@@ -115,6 +115,22 @@ async def test_prompts_that_are_read_in_chunks_equal_the_merged_models(loaded: E
         assert await task == reference(merged[name], "a", 60), name
 
 
+async def test_with_int8_weights_an_adapter_answers_alone_as_it_does_among_others(
+    base: Path, folders: dict[str, Path]
+) -> None:
+    engine = load(str(base), "generate", model_id="tiny", weights="int8", max_num_seqs=8)
+    assert isinstance(engine, Engine)
+    for name, folder in folders.items():
+        await engine.load_adapter(name, folder)
+    names = ["plain", "", "attention", "patterns", "plain", ""]
+    together = await asyncio.gather(*(ask(engine, f"{i} JOKE:", name, 30) for i, name in enumerate(names)))
+    alone = [await ask(engine, f"{i} JOKE:", name, 30) for i, name in enumerate(names)]
+    without = [await ask(engine, f"{i} JOKE:", "", 30) for i in range(len(names))]
+    await engine.close()
+    assert together == alone
+    assert [answer != plain for answer, plain in zip(alone, without, strict=True)] == [name != "" for name in names]
+
+
 async def test_what_an_adapter_left_in_the_cache_is_nobody_elses(loaded: Engine, merged: dict[str, Any]) -> None:
     text = "one prompt for everybody, one after the other"
     assert await ask(loaded, text, "plain", 8) == reference(merged["plain"], text, 8)
