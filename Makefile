@@ -35,7 +35,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(KERNELS)
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[service,dev,eval]'
 	@touch $@
 
 # The browser test drives Debian's Chromium. Root on Debian gets it; others are told.

@@ -25,7 +25,8 @@ class Candidate:
 
     index: int
     stream: Stream
-    echo_left: int  # token ids of the prompt that are still to be read back
+    echo_len: int  # token ids of the prompt that come back before the answer
+    num_echoed: int = 0  # of them, so far
     num_tokens: int = 0  # of the answer
     piece: Piece = field(default_factory=Piece)  # all of it, when it is not streamed
 
@@ -64,8 +65,8 @@ class Answer:
         if self._first_s is None:
             self._first_s = time.monotonic() - self._began
             self._metrics.first_token_s.labels(self.request.model).observe(self._first_s)
-        echoed = min(len(piece.token_ids), candidate.echo_left)
-        candidate.echo_left -= echoed
+        echoed = min(len(piece.token_ids), candidate.echo_len - candidate.num_echoed)
+        candidate.num_echoed += echoed
         candidate.num_tokens += len(piece.token_ids) - echoed
         if piece.finish_reason:
             self._finish_reasons.append(piece.finish_reason)

@@ -69,7 +69,10 @@ async def collect(answer: Answer) -> Completion:
 
 
 def mean_logprob(candidate: Candidate) -> float:
-    """Return the mean log-probability of the answer's tokens (not of an echoed prompt); an empty answer is worst."""
-    entries = candidate.piece.logprobs[len(candidate.piece.logprobs) - candidate.num_tokens :]
+    """Return the mean log-probability of the answer's tokens, its end included, an echoed prompt not.
+
+    An empty answer is worst: the model often finds nothing likelier than to say nothing.
+    """
+    entries = candidate.piece.logprobs[candidate.num_echoed :] if candidate.num_tokens else ()
     known = [entry.logprob for entry in entries if entry.logprob is not None]
     return sum(known) / len(known) if known else float("-inf")

@@ -17,6 +17,7 @@ MAX_SEQUENCES = 128  # answers one request may ask for: prompts x best_of
 MAX_TOP_LOGPROBS = 20
 MAX_TOKENS = 1_000_000  # far above any context, which the engine checks; only keeps the numbers sane
 SEED_LIMIT = 2**63
+LEAST_TOP_P = 1e-9  # the likeliest token is always kept: top_p 0 is greedy, as at OpenAI
 
 Prompt = str | list[str] | list[int] | list[list[int]]
 
@@ -107,7 +108,7 @@ class CompletionRequest(WireRequest):
             max_tokens=self.max_tokens,
             temperature=self.temperature,
             top_k=max(self.top_k, 0),
-            top_p=self.top_p,
+            top_p=max(self.top_p, LEAST_TOP_P),
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,

@@ -19,12 +19,12 @@ def test_make_run_sets_up_and_runs() -> None:
     lines = dry_run("run").splitlines()
     assert lines[-1] == ".venv/bin/punchline run"
     assert any("--constraint constraints.txt --editable '.[service]'" in line for line in lines)
-    assert not any("[service,dev]" in line for line in lines), "nobody needs the tests' tools to run it"
+    assert not any("[service,dev" in line for line in lines), "nobody needs the tests' tools to run it"
 
 
 def test_make_test_sets_up_and_checks_everything() -> None:
     text = dry_run("test")
-    for step in ("ruff format --check .", "ruff check .", "/mypy", "/lint-imports", "/pytest", "[service,dev]"):
+    for step in ("ruff format --check .", "ruff check .", "/mypy", "/lint-imports", "/pytest", "[service,dev,eval]"):
         assert step in text, step
 
 

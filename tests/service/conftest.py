@@ -32,7 +32,7 @@ def long_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def service(tiny_folder: Path, mood_folder: Path, long_folder: Path) -> Iterator[ServiceProcess]:
-    models = model_table("tiny", tiny_folder) + model_table("long", long_folder)
+    models = model_table("tiny", tiny_folder, weights="float32") + model_table("long", long_folder)
     models += model_table("mood", mood_folder, "classify")
     limits = f"max_num_seqs = {MAX_NUM_SEQS}\nmax_queue = {MAX_QUEUE}"
     with running_service(models, limits) as started:

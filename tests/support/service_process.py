@@ -53,9 +53,10 @@ class ServiceProcess:
         return self.process.wait(STOP_LIMIT_S)
 
 
-def model_table(name: str, source: Path | str, task: str = "generate") -> str:
-    """One `[[service.models]]` table."""
-    return f'[[service.models]]\nname = "{name}"\nsource = {json.dumps(str(source))}\ntask = "{task}"\n'
+def model_table(name: str, source: Path | str, task: str = "generate", *, weights: str | None = None) -> str:
+    """One `[[service.models]]` table. weights: "float32" where a test compares with transformers."""
+    table = f'[[service.models]]\nname = "{name}"\nsource = {json.dumps(str(source))}\ntask = "{task}"\n'
+    return table + (f'weights = "{weights}"\n' if weights else "")
 
 
 @contextmanager
