@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_service.bench import gaps, growth, quality, throughput
+from model_service.bench import gaps, growth, quality, serve, throughput
 from model_service.bench.arrivals import percentile, step_s
 from model_service.bench.machine import Machine, cpu_name
 from model_service.bench.session import Session, open_session
@@ -147,6 +147,16 @@ def test_quality_finds_float32_equal_to_itself_and_bfloat16_a_little_off(
     assert 0.9 < brief["top1_agreement"] <= 1
     assert all(found["strangers_difference"] == 0 for found in report.objects if found["weights"] == "int8")
     assert plain["strangers_difference"] < 1e-4
+
+
+def test_serve_sends_every_token_over_the_socket_and_says_what_that_costs(tiny: Path, session: Session) -> None:
+    report = serve.measure(str(tiny), 3, 1, session)
+    (found,) = report.objects
+    assert session.failures == []
+    assert (found["engine"], found["batch"]) == ("punchline", 3)
+    assert found["share_of_offline"] == pytest.approx(found["tokens_per_s"] / found["offline_tokens_per_s"], rel=0.01)
+    assert found["added_ms"] == pytest.approx(found["first_token_ms"] - found["engine_first_token_ms"], abs=0.01)
+    assert found["first_token_ms"] > 0
 
 
 @pytest.mark.parametrize(
