@@ -214,17 +214,23 @@ async def engine(folder: Path) -> AsyncIterator[Engine]:
     await engine.close()
 
 
-async def test_answers_are_the_same_with_and_without_reuse(engine: Engine, folder: Path) -> None:
+@pytest.mark.parametrize("weights", ["float32", "int8"])
+async def test_answers_are_the_same_with_and_without_reuse(folder: Path, weights: str) -> None:
     stem = "JOKE: Why did the chicken cross the road? " * 2
     texts = [stem[: 20 + 3 * i] + "abc"[i % 3] for i in range(20)]
-    answers = await asyncio.gather(*(ask(engine, text, greedy(20)) for text in texts))
+    engine = load(str(folder), "generate", model_id="tiny", weights=weights, max_num_seqs=4)
+    assert isinstance(engine, Engine)
+    lengths = [5 + 3 * (i % 7) for i in range(len(texts))]  # so that they end in another order than they came
+    params = [greedy(length, logit_bias=((256, -100),)) for length in lengths]
+    answers = await asyncio.gather(*(ask(engine, text, p) for text, p in zip(texts, params, strict=True)))
     assert engine.reused_tokens > 500
-    for text, answer in zip(texts, answers, strict=True):
-        fresh = load(str(folder), "generate", model_id="fresh", weights="float32", max_num_seqs=1)
+    for text, wanted, answer in zip(texts, params, answers, strict=True):
+        fresh = load(str(folder), "generate", model_id="fresh", weights=weights, max_num_seqs=1)
         assert isinstance(fresh, Engine)
-        assert (await ask(fresh, text, greedy(20))).token_ids == answer.token_ids
+        assert (await ask(fresh, text, wanted)).token_ids == answer.token_ids
         assert fresh.reused_tokens == 0
         await fresh.close()
+    await engine.close()
 
 
 async def test_n_answers_to_one_prompt_read_it_once(engine: Engine) -> None:
