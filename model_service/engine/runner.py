@@ -100,18 +100,15 @@ class ModelRunner:
 
     def _draw(self, due: list[tuple[Sequence, tuple[TokenLogprob, ...]]], logits: Tensor) -> list[Result]:
         """Draw a token per row of logits (B, V); a row that is not finite gets none."""
-        finite = logits.amax(dim=-1).isfinite().tolist()  # a NaN anywhere makes the largest one NaN
-        if not all(finite):
-            logits = torch.where(torch.tensor(finite, device=logits.device)[:, None], logits, 0.0)
         sequences = [s for s, _ in due]
         token_ids = sample(logits, sequences)
         wanted = [s.params.logprobs for s in sequences]
         logprobs: list[TokenLogprob | None] = [None] * len(due)
         if any(n is not None for n in wanted):
-            logprobs = list(token_logprobs(logits, token_ids, [n or 0 for n in wanted]))
+            logprobs = list(token_logprobs(logits, [t or 0 for t in token_ids], [n or 0 for n in wanted]))
         return [
-            Result(sequence, token_id, logprob, prompt) if ok else Result(sequence, finite=False)
-            for (sequence, prompt), token_id, logprob, ok in zip(due, token_ids, logprobs, finite, strict=True)
+            Result(sequence, token_id, logprob, prompt) if token_id is not None else Result(sequence, finite=False)
+            for (sequence, prompt), token_id, logprob in zip(due, token_ids, logprobs, strict=True)
         ]
 
     def _prompt_logprobs(self, chunk: Chunk, hidden: Tensor) -> tuple[TokenLogprob, ...]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from model_service.engine.sequence import SamplingParams, Sequence, TokenLogprob
+from model_service.native import library as native
 
 CANDIDATES = 512  # a sorted head this long nearly always holds what top_p keeps; else the row is sorted whole
 _MASK = (1 << 64) - 1
@@ -30,17 +31,35 @@ def _mix(z: int) -> int:
     return (z ^ (z >> 31)) >> 11 << 11  # 53 bits: the division by 2**64 is exact and stays below 1
 
 
-def sample(logits: Tensor, sequences: list[Sequence]) -> list[int]:
-    """Return one token id per row. logits: (B, V) float32, finite or -inf; not changed."""
-    params = [s.params for s in sequences]
-    if any(p.edits_logits for p in params):
+def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
+    """Return one token id per row, None where a row holds a NaN or nothing finite.
+
+    logits: (B, V) float32; not changed. On a CPU our kernels draw, where they run; the definition is the same.
+    """
+    if any(s.params.edits_logits for s in sequences):
         logits = _edit(logits.clone(), sequences)
+    if logits.device.type == "cpu" and not native.why_not():
+        draws = [_native_draw(s) for s in sequences]
+        return [None if t < 0 else t for t in native.draw(logits.contiguous(), draws)]
+    return sample_in_torch(logits, sequences)
+
+
+def _native_draw(sequence: Sequence) -> tuple[int, int, float, float, float, int]:
+    p = sequence.params
+    return sequence.seed & _MASK, len(sequence.token_ids), p.temperature, p.top_p, p.min_p, p.top_k
+
+
+def sample_in_torch(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
+    """Like `sample`, on any device; penalties and bias are in the logits already."""
+    finite = logits.amax(dim=-1).isfinite()  # a NaN anywhere makes the largest one NaN
+    params = [s.params for s in sequences]
+    logits = torch.where(finite[:, None], logits, 0.0)
     token_ids = logits.argmax(dim=-1)
     drawn = [i for i, p in enumerate(params) if p.temperature > 0]
     if drawn:
         u = [uniform(sequences[i].seed, len(sequences[i].token_ids)) for i in drawn]
         token_ids[drawn] = _draw(logits[drawn], [params[i] for i in drawn], u)
-    return [int(t) for t in token_ids.tolist()]
+    return [int(t) if ok else None for t, ok in zip(token_ids.tolist(), finite.tolist(), strict=True)]
 
 
 def _draw(logits: Tensor, params: list[SamplingParams], u: list[float]) -> Tensor:

@@ -5,7 +5,7 @@ The package builds them when it is installed with a C++ compiler at hand; the pr
 
 import ctypes
 from collections.abc import Sequence as Seq
-from ctypes import POINTER, Structure, c_float, c_int, c_int32, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_size_t, c_uint64, c_void_p
 from functools import lru_cache
 from pathlib import Path
 
@@ -37,9 +37,25 @@ class Tokens(Structure):
     _fields_ = (("slot", c_int32), ("start", c_int32), ("count", c_int32), ("adapter", c_void_p))
 
 
+class Draw(Structure):
+    """How a row's token is drawn; `Draw` in draw.h. top_k 0, top_p 1 and min_p 0 are off, temperature 0 is greedy."""
+
+    _fields_ = (
+        ("seed", c_uint64),
+        ("position", c_uint64),
+        ("temperature", c_float),
+        ("top_p", c_float),
+        ("min_p", c_float),
+        ("top_k", c_int32),
+    )
+
+
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "supported": (c_int, []),
-    "new": (c_void_p, [POINTER(Shape), c_int, c_int]),
+    "new_team": (c_void_p, [c_int]),
+    "new": (c_void_p, [POINTER(Shape), c_int, c_void_p]),
+    "draw": (None, [c_void_p, c_void_p, c_int, c_int, POINTER(Draw), c_void_p]),
+    "uniform": (c_double, [c_uint64, c_uint64]),
     "delete": (None, [c_void_p]),
     "set_norm": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p]),
     "set_linear": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int]),
@@ -87,13 +103,34 @@ def why_not() -> str:
     return ""
 
 
+@lru_cache(maxsize=8)
+def team(num_threads: int) -> c_void_p:
+    """Return the threads that all models and draws of the process share; they sleep when there is nothing to do."""
+    made = library().punchline_new_team(num_threads)
+    if not made:
+        raise OSError(f"the system has no {num_threads} threads left")
+    return c_void_p(made)
+
+
+def draw(logits: Tensor, draws: Seq[tuple[int, int, float, float, float, int]]) -> list[int]:
+    """Draw a token id for each row of logits (B, V) float32, contiguous; -1 where a row's numbers broke.
+
+    draws: the fields of `Draw`, for each row.
+    """
+    rows, vocab_size = logits.shape
+    token_ids = (c_int32 * rows)()
+    how = (Draw * rows)(*(Draw(*d) for d in draws))
+    library().punchline_draw(team(torch.get_num_threads()), logits.data_ptr(), rows, vocab_size, how, token_ids)
+    return list(token_ids)
+
+
 class NativeModel:
     """A GPT-2 in the kernels' own memory, with its cache. One call at a time; calls let go of Python's lock."""
 
     def __init__(self, shape: Shape, num_slots: int, num_threads: int) -> None:
         self._library = library()
         self.shape = shape
-        self._model = self._library.punchline_new(ctypes.byref(shape), num_slots, num_threads)
+        self._model = self._library.punchline_new(ctypes.byref(shape), num_slots, team(num_threads))
         if not self._model:
             raise MemoryError(f"no room for a cache of {num_slots} slots of {shape.n_positions} tokens")
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "attention.h"
+#include "draw.h"
 #include "linear.h"
 #include "team.h"
 
@@ -52,10 +53,10 @@ constexpr int kQueriesPerTask = 32;
 
 class Model {
 public:
-    Model(const Shape& shape, int slots, int threads)
+    Model(const Shape& shape, int slots, Team& team)
         : shape_(shape),
           head_size_(shape.n_embd / shape.n_head),
-          team_(threads),
+          team_(team),
           blocks_(shape.n_layer),
           cache_(slots, shape.n_layer, shape.n_head, head_size_, shape.n_positions) {}
 
@@ -272,7 +273,7 @@ private:
 
     const Shape shape_;
     const int head_size_;
-    Team team_;
+    Team& team_;
     std::vector<Block> blocks_;
     Norm ln_f_;
     Linear head_;
@@ -299,13 +300,31 @@ int punchline_supported() {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
 }
 
-void* punchline_new(const Shape* shape, int slots, int threads) {
+// A team of threads, for any number of models; it lives as long as the process. Null: no threads to be had.
+void* punchline_new_team(int threads) {
     try {
-        return new Model(*shape, slots, threads);
+        return new Team(threads);
     } catch (...) {
-        return nullptr;  // out of memory, or of threads
+        return nullptr;
     }
 }
+void* punchline_new(const Shape* shape, int slots, void* team) {
+    try {
+        return new Model(*shape, slots, *static_cast<Team*>(team));
+    } catch (...) {
+        return nullptr;  // out of memory
+    }
+}
+// Draw a token for each row of logits (rows, V); a negative one where the numbers of a row broke.
+void punchline_draw(void* team, const float* logits, int rows, int vocab_size, const Draw* draws, int32_t* token_ids) {
+    auto& helpers = *static_cast<Team*>(team);
+    helpers.run([&] {
+        thread_local RowDraw row_draw;
+        for (int row; (row = helpers.next(rows)) >= 0;)
+            token_ids[row] = row_draw.run(logits + size_t(row) * vocab_size, vocab_size, draws[row]);
+    });
+}
+double punchline_uniform(uint64_t seed, uint64_t position) { return uniform(seed, position); }
 void punchline_delete(void* model) { delete static_cast<Model*>(model); }
 void punchline_set_norm(void* model, int layer, int which, const float* weight, const float* bias) {
     static_cast<Model*>(model)->set_norm(layer, which, weight, bias);

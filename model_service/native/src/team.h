@@ -1,5 +1,6 @@
 // A team of threads that run one function together (SPMD): `run` starts it on all of them, inside it they share
-// out tasks by a counter and meet at barriers. Between runs the helpers sleep.
+// out tasks by a counter and meet at barriers. Between runs the helpers sleep. A team is never taken down: the process
+// ends under it.
 //
 //     caller  ── run(f) ── f(0) ─ barrier ─ f(0) ─ barrier ─ return
 //     helper  ── asleep ── f(1) ─ barrier ─ f(1) ─ barrier ─ asleep
@@ -17,19 +18,11 @@
 #include <functional>
 #include <mutex>
 #include <thread>
-#include <vector>
 
 class Team {
 public:
     explicit Team(int num_threads) : num_threads_(num_threads) {
-        for (int i = 1; i < num_threads; ++i) helpers_.emplace_back([this, i] { help(i); });
-    }
-
-    ~Team() {
-        stop_ = true;
-        run_number_.fetch_add(1);
-        run_number_.notify_all();
-        for (auto& helper : helpers_) helper.join();
+        for (int i = 1; i < num_threads; ++i) std::thread([this] { help(); }).detach();
     }
 
     int num_threads() const { return num_threads_; }
@@ -77,14 +70,13 @@ private:
             sched_yield();
     }
 
-    void help(int) {
+    void help() {
         uint32_t seen = 0;
         while (true) {
             for (int spins = 0; run_number_.load(std::memory_order_acquire) == seen && spins < kPatience; ++spins)
                 _mm_pause();
             run_number_.wait(seen, std::memory_order_acquire);
             seen = run_number_.load(std::memory_order_acquire);
-            if (stop_) return;
             (*work_)();
             barrier();
         }
@@ -93,10 +85,8 @@ private:
     const int num_threads_;
     std::mutex busy_;
     const std::function<void()>* work_ = nullptr;
-    std::atomic<bool> stop_{false};
     alignas(64) std::atomic<uint32_t> run_number_{0};
     alignas(64) std::atomic<int> task_{0};
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<uint32_t> generation_{0};
-    std::vector<std::thread> helpers_;
 };
