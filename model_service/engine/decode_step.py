@@ -14,21 +14,23 @@ can be filled up to a batch bucket, and a captured step can be run once to warm 
 As long as the same rows go on, nothing is uploaded: the step feeds itself.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model_service.engine.adapter_places import NO_PLACE, AdapterPlaces, Added
 from model_service.engine.device_sampler import CANDIDATES, Rows, draw, greedy, signed, truncates
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk
 from model_service.models.gpt2 import ACTIVATIONS, GPT2, Block, GPT2Shape
 from model_service.models.linear import Affine, Linear
+from model_service.models.lora import Adapter, Host
 
 DRAW_MODES = GREEDY, WHOLE, TRUNCATED = "greedy", "whole", "truncated"  # how much of a sampler a step needs
-_INTEGERS = ("input_id", "position", "seed", "top_k")
+_INTEGERS = ("input_id", "position", "seed", "top_k", "place")
 _FLOATS = ("temperature", "top_p", "min_p")
 
 
@@ -36,11 +38,12 @@ _FLOATS = ("temperature", "top_p", "min_p")
 class LayerParts:
     """A layer without its attention, as two functions of tensors, so that one compiled pair serves all layers.
 
-    before(x (B, E), block) gives qkv (B, 3E); after(x, attended (B, E), block) gives the layer's output (B, E).
+    before(x (B, E), block, added) gives qkv (B, 3E); after(x, attended (B, E), block, added) gives the layer's output
+    (B, E). added: of the rows' adapters, if any row has one.
     """
 
-    before: Callable[[Tensor, Block], Tensor]
-    after: Callable[[Tensor, Tensor, Block], Tensor]
+    before: Callable[[Tensor, Block, Added | None], Tensor]
+    after: Callable[[Tensor, Tensor, Block, Added | None], Tensor]
 
 
 def layer_parts(shape: GPT2Shape) -> LayerParts:
@@ -51,21 +54,24 @@ def layer_parts(shape: GPT2Shape) -> LayerParts:
         # F.layer_norm takes its mean and variance in float32, whatever x is
         return F.layer_norm(x, (x.shape[-1],), affine.weight, affine.bias, shape.layer_norm_epsilon)
 
-    def before(x: Tensor, block: Block) -> Tensor:
-        return _linear(norm(x, block.ln_1), block.qkv)
+    def before(x: Tensor, block: Block, added: Added | None) -> Tensor:
+        return _linear("qkv", block.qkv, norm(x, block.ln_1), added)
 
-    def after(x: Tensor, attended: Tensor, block: Block) -> Tensor:
-        x = x + _linear(attended, block.proj)
-        return x + _linear(activation(_linear(norm(x, block.ln_2), block.up)), block.down)
+    def after(x: Tensor, attended: Tensor, block: Block, added: Added | None) -> Tensor:
+        x = x + _linear("proj", block.proj, attended, added)
+        up = activation(_linear("up", block.up, norm(x, block.ln_2), added))
+        return x + _linear("down", block.down, up, added)
 
     return LayerParts(before, after)
 
 
-def _linear(x: Tensor, affine: Linear) -> Tensor:
-    assert isinstance(affine, Affine)  # int8 is for CPUs
+def _linear(name: str, linear: Linear, x: Tensor, added: Added | None) -> Tensor:
+    if added is not None:
+        return added.to(name, x, linear(x))
+    assert isinstance(linear, Affine)  # int8 is for CPUs
     if x.shape[0] == 1:  # a compiler makes one kernel of a product with a single row and all that follows it
-        return F.linear(x, affine.weight) + affine.bias
-    return F.linear(x, affine.weight, affine.bias)  # addmm: the bias is part of the product
+        return F.linear(x, linear.weight) + linear.bias
+    return F.linear(x, linear.weight, linear.bias)  # addmm: the bias is part of the product
 
 
 class DecodeStep:
@@ -76,6 +82,7 @@ class DecodeStep:
 
     def __init__(self, model: GPT2, cache: KVCache, num_slots: int) -> None:
         self._model, self._cache = model, cache
+        self.adapters = AdapterPlaces(Host.of(model))
         self._last = model.shape.n_positions - 1
         device, pinned = model.device, model.device.type == "cuda"
         num_fields = len(_INTEGERS) + len(_FLOATS)
@@ -92,27 +99,35 @@ class DecodeStep:
 
     def idle(self) -> None:
         """Let all rows idle; waits."""
-        self._fill(())
+        self._fill((), {})
         self._staged.copy_(self._staging)
 
-    def stage(self, chunks: Iterable[Chunk]) -> None:
-        """Put each chunk's token into the row of its slot; all other rows idle. At most once a step: does not wait."""
-        self._fill(chunks)
+    def stage(self, chunks: Iterable[Chunk], places: Mapping[Adapter, int]) -> None:
+        """Put each chunk's token into the row of its slot; all other rows idle. At most once a step: does not wait.
+
+        places: of the chunks' adapters.
+        """
+        self._fill(chunks, places)
         self._staged.copy_(self._staging, non_blocking=True)
 
-    def _fill(self, chunks: Iterable[Chunk]) -> None:
+    def _fill(self, chunks: Iterable[Chunk], places: Mapping[Adapter, int]) -> None:
         integers, floats = self._staging.numpy(), self._staging.view(torch.float64).numpy()
         integers[:] = 0
         integers[_INTEGERS.index("position")] = self._last
+        integers[_INTEGERS.index("place")] = NO_PLACE
         floats[len(_INTEGERS) + _FLOATS.index("top_p")] = 1
         for chunk in chunks:
             sequence, row, p = chunk.sequence, chunk.sequence.slot, chunk.sequence.params
             token_id = sequence.token_ids[chunk.start]
-            integers[: len(_INTEGERS), row] = (token_id, chunk.start, signed(sequence.seed), p.top_k)
+            place = places[sequence.adapter] if sequence.adapter else NO_PLACE
+            integers[: len(_INTEGERS), row] = (token_id, chunk.start, signed(sequence.seed), p.top_k, place)
             floats[len(_INTEGERS) :, row] = (p.temperature, p.top_p, p.min_p)
 
-    def forward_work(self, batch: int, context: int, parts: LayerParts) -> Callable[[], None]:
-        """Return the work that gives rows below `batch` their logits, from positions below `context`."""
+    def forward_work(self, batch: int, context: int, parts: LayerParts, *, adapted: bool = False) -> Callable[[], None]:
+        """Return the work that gives rows below `batch` their logits, from positions below `context`.
+
+        adapted: with the adapters of the linears that have any by now.
+        """
         ids, positions, slots = self._field("input_id", batch), self._field("position", batch), self._slots[:batch]
         model, shape = self._model, self._model.shape
         heads = (batch, shape.n_head, shape.head_size)
@@ -122,8 +137,10 @@ class DecodeStep:
             ahead = (reach > positions[:, None])[:, None, None]  # (B, 1, 1, C)
             mask = torch.zeros(ahead.shape, dtype=model.dtype, device=model.device).masked_fill_(ahead, -torch.inf)
             x = model.wte[ids] + model.wpe[positions]
+            strangers = self.adapters.strangers(self._field("place", batch)) if adapted else None
             for layer, block in enumerate(model.blocks):
-                q, k, v = (t.view(heads) for t in parts.before(x, block).chunk(3, dim=-1))
+                added = None if strangers is None else Added(self.adapters.pairs(layer), strangers)
+                q, k, v = (t.view(heads) for t in parts.before(x, block, added).chunk(3, dim=-1))
                 keys, values = self._cache.keys[layer], self._cache.values[layer]
                 keys[slots, :, positions] = k
                 values[slots, :, positions] = v
@@ -134,7 +151,7 @@ class DecodeStep:
                     attn_mask=mask,
                     scale=shape.attention_scale(layer),
                 )
-                x = parts.after(x, attended.reshape(x.shape), block)
+                x = parts.after(x, attended.reshape(x.shape), block, added)
             x = F.layer_norm(x, (x.shape[-1],), model.ln_f.weight, model.ln_f.bias, shape.layer_norm_epsilon)
             self._logits[:batch] = model.logits(x)
 

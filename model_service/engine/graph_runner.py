@@ -2,17 +2,19 @@
 
     chunks ─┬─ one token, sampled by temperature and truncation ──> forward graph ─> draw graph ─┐
             │                                                                                    ├─> results
-            └─ prompts, penalties, log-probabilities, adapters ──> ModelRunner ──────────────────┘
+            └─ prompts, penalties, log-probabilities ──> ModelRunner ────────────────────────────┘
 
 Both work on one cache, the graphs first (see decode_step.py on idle rows). Which way a token goes depends on its own
 sequence alone, so that no sequence's text depends on what happens to run beside it. A forward graph belongs to a batch
 bucket and a context bucket, a draw graph to a batch bucket and a kind of sampler. The host waits once, at the end.
+Adapters run in graphs of their own, captured when they are first needed (see adapter_places.py); one that has no place
+there runs as ModelRunner does.
 """
 
 import bisect
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 
 import torch
@@ -23,6 +25,7 @@ from model_service.engine.forward import TorchForward
 from model_service.engine.graphs import Graphs, Work
 from model_service.engine.runner import ModelRunner, Result
 from model_service.engine.scheduler import Chunk
+from model_service.models.lora import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -61,16 +64,18 @@ class GraphRunner(ModelRunner):
         self._step = DecodeStep(forward.model, forward.cache, self._num_slots)
         self._device = forward.model.device
         self._parts = dict.fromkeys(self._batches, layer_parts(self._shape))
-        self._forwards: dict[tuple[int, int], Work] = {}
+        self._forwards: dict[tuple[int, int, tuple[str, ...]], Work] = {}
         self._draws: dict[tuple[int, str], Work] = {}
         self._expected: list[tuple[int, int, int]] | None = None  # id, slot, start: what the buffers are ready for
 
     @torch.inference_mode()
     def step(self, chunks: Seq[Chunk]) -> list[Result]:
         """Compute the chunks' tokens and draw what is due."""
-        captured = [c for c in chunks if runs_captured(c)]
-        others = [c for c in chunks if not runs_captured(c)]
-        collect = self._launch(captured) if captured else None
+        captured, others = split(chunks)
+        places = self._step.adapters.place(a for c in captured if (a := c.sequence.adapter))
+        others += [c for c in captured if c.sequence.adapter and c.sequence.adapter not in places]
+        captured = [c for c in captured if not c.sequence.adapter or c.sequence.adapter in places]
+        collect = self._launch(captured, places) if captured else None
         results = super().step(others) if others else []
         return results + collect() if collect else results
 
@@ -100,14 +105,15 @@ class GraphRunner(ModelRunner):
         count = len(self._forwards) + len(self._draws)
         log.info("%d graphs captured in %.1f s", count, time.perf_counter() - began)
 
-    def _launch(self, chunks: Seq[Chunk]) -> Callable[[], list[Result]]:
+    def _launch(self, chunks: Seq[Chunk], places: Mapping[Adapter, int]) -> Callable[[], list[Result]]:
         """Start a captured step; returns what waits for its results."""
         slots = [c.sequence.slot for c in chunks]
         batch = _bucket(self._batches, max(slots) + 1)
-        forward = self._forward_graph(batch, _bucket(self._contexts, max(c.end for c in chunks)))
+        context = _bucket(self._contexts, max(c.end for c in chunks))
+        forward = self._forward_graph(batch, context, self._step.adapters.linears if places else ())
         draw = self._draw_graph(batch, draw_mode(chunks))
         if self._expected != [(c.sequence.id, c.sequence.slot, c.start) for c in chunks]:
-            self._step.stage(chunks)
+            self._step.stage(chunks, places)
         self._expected = None  # until this step is known to have ended well
         forward()
         draw()
@@ -135,11 +141,13 @@ class GraphRunner(ModelRunner):
         event.record(torch.cuda.current_stream(self._device))
         return event.synchronize
 
-    def _forward_graph(self, batch: int, context: int) -> Work:
-        key = batch, context
+    def _forward_graph(self, batch: int, context: int, adapted: tuple[str, ...] = ()) -> Work:
+        """adapted: the linears that adapters change; a graph serves those it was captured with."""
+        key = batch, context, adapted
         if key not in self._forwards:
-            work = self._step.forward_work(batch, context, self._parts[batch])
-            self._forwards[key] = self._capture(work)
+            # with adapters never compiled: this is captured while sequences wait for it
+            parts = layer_parts(self._shape) if adapted else self._parts[batch]
+            self._forwards[key] = self._capture(self._step.forward_work(batch, context, parts, adapted=bool(adapted)))
         return self._forwards[key]
 
     def _draw_graph(self, batch: int, mode: str) -> Work:
@@ -154,11 +162,15 @@ class GraphRunner(ModelRunner):
         return self._graphs.capture(work)
 
 
-def runs_captured(chunk: Chunk) -> bool:
-    """Whether a chunk is one token whose successor is drawn from its logits as they are, or not at all."""
-    sequence = chunk.sequence
-    plain = sequence.adapter is None and sequence.params.logprobs is None and not sequence.params.edits_logits
-    return plain and chunk.end - chunk.start == 1
+def split(chunks: Seq[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+    """Part those of one token, whose successor is drawn from its logits as they are or not at all, from the others."""
+    captured: list[Chunk] = []
+    others: list[Chunk] = []
+    for chunk in chunks:
+        params = chunk.sequence.params
+        plain = chunk.end - chunk.start == 1 and params.logprobs is None and not params.edits_logits
+        (captured if plain else others).append(chunk)
+    return captured, others
 
 
 def _result(chunk: Chunk, token_id: int) -> Result:

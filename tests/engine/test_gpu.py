@@ -20,8 +20,12 @@ from model_service.engine.scheduler import Chunk
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.models.gpt2 import GPT2
 from model_service.models.loading import read_checkpoint
+from model_service.models.lora import Host, read_adapter
+from tests.engine.test_adapter_places import asking
+from tests.engine.test_device_sampler import FILTERS, rows
 from tests.engine.test_engine import PROMPTS, ask, greedy, reference
-from tests.engine.test_graphs import FILTERS, NUM_SLOTS, rows, run, sequences
+from tests.engine.test_graphs import NUM_SLOTS, run, sequences
+from tests.support.adapters import save_adapter
 from tests.support.tiny_models import save_tiny_generator
 
 pytestmark = [
@@ -92,6 +96,19 @@ def test_compiled_layers_make_the_same_float32_tokens(folder: Path) -> None:
     run(runner, compiled, num_slots=1)
     run(ModelRunner(TorchForward(loaded, 1)), plain, num_slots=1)
     assert [s.token_ids for s in compiled] == [s.token_ids for s in plain]
+
+
+def test_captured_adapters_make_the_same_float32_tokens(folder: Path, tmp_path: Path) -> None:
+    loaded = model(folder)
+    forward = TorchForward(loaded, NUM_SLOTS)
+    adapters = [
+        read_adapter(str(i), save_adapter(tmp_path / str(i), folder, i, strength=0.3), Host.of(loaded))
+        for i in range(3)
+    ]
+    ours, plain = asking(adapters), asking(adapters)
+    run(GraphRunner(forward, CudaGraphs(loaded.device), smallest_context=16), ours)
+    run(ModelRunner(TorchForward(loaded, NUM_SLOTS)), plain)
+    assert [s.token_ids for s in ours] == [s.token_ids for s in plain]
 
 
 @contextmanager

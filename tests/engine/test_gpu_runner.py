@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from model_service.engine.adapter_places import Added
 from model_service.engine.decode_step import LayerParts, layer_parts
 from model_service.engine.forward import TorchForward
 from model_service.engine.gpu import choose_parts, compiled_parts, slots_within, use_exact_sums
@@ -59,14 +60,14 @@ def test_after_warm_up_no_step_captures_anything(model: GPT2) -> None:
 
 def slower(do: LayerParts, seconds: float) -> LayerParts:
 
-    def before(x: Tensor, block: Block) -> Tensor:
+    def before(x: Tensor, block: Block, added: Added | None) -> Tensor:
         time.sleep(seconds)
-        return do.before(x, block)
+        return do.before(x, block, added)
 
     return LayerParts(before, do.after)
 
 
-def parts_that_fail(x: Tensor, block: Block) -> Tensor:
+def parts_that_fail(x: Tensor, block: Block, added: Added | None) -> Tensor:
     raise RuntimeError("Failed to find C compiler.\nand more")
 
 
