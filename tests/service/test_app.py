@@ -71,6 +71,7 @@ class ScriptedModel:
     def __init__(self, script: Script) -> None:
         self.script = script
         self.streams: list[ScriptedStream] = []
+        self.deadlines_s: list[float | None] = []
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -79,6 +80,7 @@ class ScriptedModel:
         self, prompt_ids: list[int], params: SamplingParams, user: str = "", *, deadline_s: float | None = None
     ) -> ScriptedStream:
         self.streams.append(ScriptedStream(self.script))
+        self.deadlines_s.append(deadline_s)
         return self.streams[-1]
 
     async def close(self) -> None:
@@ -195,3 +197,9 @@ async def test_a_body_that_stops_coming_is_refused_with_408(monkeypatch: pytest.
             "/v1/completions", content=stalling(), headers={"Content-Type": "application/json"}, timeout=5
         )
     assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
+
+
+async def test_every_answer_has_the_deadline_of_the_settings() -> None:
+    async with app_over([Piece("so", finish_reason="stop")]) as (client, model):
+        assert (await post(client, n=2)).status_code == 200
+    assert model.deadlines_s == [ServiceSettings().answer_limit_s] * 2 == [300.0] * 2
