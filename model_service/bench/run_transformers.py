@@ -24,7 +24,9 @@ class Transformers:
         self._model.generation_config.pad_token_id = 0
 
     def prepare(self, task: Task) -> None:
-        """Need nothing: the caller runs a task once, untimed, which compiles what a static cache needs."""
+        """Let go of what was sized for other tasks; the caller runs one, untimed, which compiles and captures anew."""
+        if self._mode == "continuous":
+            self._model.destroy_cached_continuous_batching_manager()
 
     def run(self, task: Task) -> list[list[int]]:
         """Generate greedily."""
@@ -49,6 +51,8 @@ class Transformers:
         from transformers import GenerationConfig
 
         config = GenerationConfig(max_new_tokens=task.new_tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        made = self._model.generate_batch(prompts, generation_config=config, progress_bar=False)
+        made = self._model.generate_batch(
+            prompts, generation_config=config, progress_bar=False, persistent_manager=True
+        )
         ordered = sorted(made.values(), key=lambda output: int(output.request_id.rpartition("_")[2]))
         return [list(output.generated_tokens) for output in ordered]
