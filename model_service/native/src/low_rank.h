@@ -1,4 +1,6 @@
 // LoRA: what an adapter adds to a linear layer for its own rows, y += B' (A x), in half precision.
+//
+// Every row may have its own matrices, so each is read once per row: both lie in the order in which they are read.
 
 #pragma once
 
@@ -8,7 +10,7 @@ struct LowRank {
     int rank = 0;
     int inputs = 0, outputs = 0;  // padded to whole groups and registers, with zeros
     Buffer<uint16_t> a;           // (rank, inputs)
-    Buffer<uint16_t> b;           // (rank, outputs)
+    Buffer<uint16_t> b;           // (outputs / 16, rank, 16)
 
     // a_values: (rank, in), b_values: (rank, out), row by row.
     void load(const float* a_values, const float* b_values, int rank_, int in, int out) {
@@ -19,7 +21,7 @@ struct LowRank {
         b.resize(size_t(rank) * outputs);
         for (int j = 0; j < rank; ++j) {
             for (int i = 0; i < in; ++i) a[size_t(j) * inputs + i] = half(a_values[size_t(j) * in + i]);
-            for (int o = 0; o < out; ++o) b[size_t(j) * outputs + o] = half(b_values[size_t(j) * out + o]);
+            for (int o = 0; o < out; ++o) b[(size_t(o / kLanes) * rank + j) * kLanes + o % kLanes] = half(b_values[size_t(j) * out + o]);
         }
     }
 
@@ -37,9 +39,16 @@ struct LowRank {
 
     // Return y plus outputs `output` to `output + 15` of B thin.
     __m512 widen(__m512 y, const float* thin, int output) const {
-        for (int j = 0; j < rank; ++j)
-            y = _mm512_fmadd_ps(_mm512_set1_ps(thin[j]), half_to_float(b.get() + size_t(j) * outputs + output), y);
-        return y;
+        const uint16_t* column = b.get() + size_t(output) * rank;
+        __m512 odd = _mm512_setzero_ps();  // two sums: one would wait for itself
+        int j = 0;
+        for (; j + 1 < rank; j += 2) {
+            _mm_prefetch(reinterpret_cast<const char*>(column + (rank + j) * kLanes), _MM_HINT_T0);  // for the next 16
+            y = _mm512_fmadd_ps(_mm512_set1_ps(thin[j]), half_to_float(column + j * kLanes), y);
+            odd = _mm512_fmadd_ps(_mm512_set1_ps(thin[j + 1]), half_to_float(column + (j + 1) * kLanes), odd);
+        }
+        if (j < rank) y = _mm512_fmadd_ps(_mm512_set1_ps(thin[j]), half_to_float(column + j * kLanes), y);
+        return _mm512_add_ps(y, odd);
     }
 
 private:
