@@ -130,7 +130,7 @@ class DecodeStep:
         """
         ids, positions, slots = self._field("input_id", batch), self._field("position", batch), self._slots[:batch]
         model, shape = self._model, self._model.shape
-        heads = (batch, shape.n_head, shape.head_size)
+        heads = (batch, 3, shape.n_head, shape.head_size)
         reach = torch.arange(context, device=model.device)
 
         def work() -> None:
@@ -140,14 +140,12 @@ class DecodeStep:
             strangers = self.adapters.strangers(self._field("place", batch)) if adapted else None
             for layer, block in enumerate(model.blocks):
                 added = None if strangers is None else Added(self.adapters.pairs(layer), strangers)
-                q, k, v = (t.view(heads) for t in parts.before(x, block, added).chunk(3, dim=-1))
-                keys, values = self._cache.keys[layer], self._cache.values[layer]
-                keys[slots, :, positions] = k
-                values[slots, :, positions] = v
+                qkv = parts.before(x, block, added).view(heads)
+                self._cache.pairs[layer][:, slots, :, positions] = qkv[:, 1:]  # (B, 2, H, D)
                 attended = F.scaled_dot_product_attention(
-                    q[:, :, None],
-                    keys[:batch, :, :context],
-                    values[:batch, :, :context],
+                    qkv[:, 0, :, None],
+                    self._cache.keys[layer][:batch, :, :context],
+                    self._cache.values[layer][:batch, :, :context],
                     attn_mask=mask,
                     scale=shape.attention_scale(layer),
                 )

@@ -29,13 +29,16 @@ DRAW_BYTES = 48  # per slot and token of the vocabulary: logits, weights, sums a
 MIN_PREFILL_TOKENS = 256  # fewer take as long: a pass waits for the weights and for its launches, not for arithmetic
 COMPILED_BATCH = 1  # a product with one row compiles to a kernel with all that follows it; larger ones are cuBLAS's
 
+COMPILED_BYTES = 200e6  # of weights, about GPT-2 small's in FP16; for less, nobody should wait for a compiler
+
 
 def gpu_runner(forward: TorchForward) -> GraphRunner:
     """Return a runner on the forward's GPU, all its steps captured; blocks for seconds. Ask `fitting_slots` first."""
     use_exact_sums()
     shape = forward.model.shape
     runner = GraphRunner(forward, CudaGraphs(forward.model.device))
-    choose_parts(runner, layer_parts(shape), compiled_parts(shape))
+    if forward.size_bytes >= COMPILED_BYTES:
+        choose_parts(runner, layer_parts(shape), compiled_parts(shape))
     runner.warm_up()
     return runner
 

@@ -66,7 +66,8 @@ class GraphRunner(ModelRunner):
         self._parts = dict.fromkeys(self._batches, layer_parts(self._shape))
         self._forwards: dict[tuple[int, int, tuple[str, ...]], Work] = {}
         self._draws: dict[tuple[int, str], Work] = {}
-        self._expected: list[tuple[int, int, int]] | None = None  # id, slot, start: what the buffers are ready for
+        # what the buffers are ready for: of each row its sequence's id, slot, position, and the token to run there
+        self._expected: list[tuple[int, int, int, int]] | None = None
 
     @torch.inference_mode()
     def step(self, chunks: Seq[Chunk]) -> list[Result]:
@@ -112,7 +113,7 @@ class GraphRunner(ModelRunner):
         context = _bucket(self._contexts, max(c.end for c in chunks))
         forward = self._forward_graph(batch, context, self._step.adapters.linears if places else ())
         draw = self._draw_graph(batch, draw_mode(chunks))
-        if self._expected != [(c.sequence.id, c.sequence.slot, c.start) for c in chunks]:
+        if self._expected != [(c.sequence.id, c.sequence.slot, c.start, c.sequence.token_ids[c.start]) for c in chunks]:
             self._step.stage(chunks, places)
         self._expected = None  # until this step is known to have ended well
         forward()
@@ -128,7 +129,7 @@ class GraphRunner(ModelRunner):
                 for slot, token_id in zip(incomplete, self._step.draw_again(incomplete), strict=True):
                     token_ids[slot] = token_id
             else:
-                self._expected = [(c.sequence.id, c.sequence.slot, c.end) for c in chunks]
+                self._expected = [(c.sequence.id, c.sequence.slot, c.end, token_ids[c.sequence.slot]) for c in chunks]
             return [_result(chunk, token_ids[chunk.sequence.slot]) for chunk in chunks]
 
         return collect

@@ -22,6 +22,7 @@ class KVCache:
         shape = (num_slots, model.shape.n_head, context_len, model.shape.head_size)
         self._all = _zeros((2 * len(model.blocks), *shape), model.dtype, model.device)  # one: a transfer is one call
         self.keys, self.values = list(self._all[0::2]), list(self._all[1::2])
+        self.pairs = list(self._all.view(-1, 2, *shape))  # (2, S, H, T, D) of each layer: both in one write
 
     @property
     def size_bytes(self) -> int:

@@ -88,6 +88,19 @@ def test_a_replayed_graph_does_what_its_kernels_do_one_by_one(folder: Path, weig
     assert [s.token_ids for s in replayed] == [s.token_ids for s in eager]
 
 
+@pytest.mark.parametrize("weights", ["float16", "bfloat16"])
+def test_half_precision_logits_are_near_those_of_float32(folder: Path, weights: str) -> None:
+    sequence = Sequence(0, list(range(60, 100)), SamplingParams(max_tokens=1, temperature=0), seed=0)
+    sequence.slot = 0
+    exact = TorchForward(model(folder, device="cpu"), 1)
+    expected = exact.logits(exact.hidden([Chunk(sequence, 0, 40)])[-1:])[0]
+    runner = captured(model(folder, weights))
+    for position in range(40):
+        runner.step([Chunk(sequence, position, position + 1)])
+    error = (runner._step._logits[0].cpu() - expected).norm() / expected.norm()
+    assert error < {"float16": 0.01, "bfloat16": 0.05}[weights]
+
+
 def test_compiled_layers_make_the_same_float32_tokens(folder: Path) -> None:
     loaded = model(folder)
     compiled, plain = sequences(6), sequences(6)

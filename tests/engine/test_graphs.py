@@ -160,6 +160,24 @@ def test_rows_that_go_on_upload_nothing(model: GPT2, monkeypatch: pytest.MonkeyP
     assert len(staged) <= 4
 
 
+def test_a_prompt_read_token_by_token_is_read_as_it_stands(model: GPT2) -> None:
+    """Its tokens are what was written, not what the model would have gone on with."""
+    slow, quick = (Sequence(0, list(range(60, 90)), GREEDY, seed=0) for _ in range(2))
+    slow.slot = 0
+    runner = graph_runner(model)
+    for position in range(30):
+        [result] = runner.step([Chunk(slow, position, position + 1)])
+    quick.slot = 0
+    [expected] = ModelRunner(TorchForward(model, 1)).step([Chunk(quick, 0, 30)])
+    assert result.token_id == expected.token_id
+    torch.testing.assert_close(runner._step._logits[0], logits_after(model, quick))
+
+
+def logits_after(model: GPT2, sequence: Sequence) -> torch.Tensor:
+    forward = TorchForward(model, 1)
+    return forward.logits(forward.hidden([Chunk(sequence, 0, len(sequence.token_ids))])[-1:])[0]
+
+
 def test_idle_rows_and_warm_up_never_change_what_a_slot_holds(model: GPT2) -> None:
     forward = TorchForward(model, NUM_SLOTS)
     runner = GraphRunner(forward, EagerGraphs(), smallest_context=16)
