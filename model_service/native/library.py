@@ -130,6 +130,7 @@ class NativeModel:
     def __init__(self, shape: Shape, num_slots: int, num_threads: int) -> None:
         self._library = library()
         self.shape = shape
+        self._logits = torch.empty(0, shape.vocab_size)
         self._model = self._library.punchline_new(ctypes.byref(shape), num_slots, team(num_threads))
         if not self._model:
             raise MemoryError(f"no room for a cache of {num_slots} slots of {shape.n_positions} tokens")
@@ -172,9 +173,11 @@ class NativeModel:
         return out
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return (B, V) float32 for hidden (B, E) float32."""
+        """Return (B, V) float32 for hidden (B, E) float32, good until the next call."""
         hidden = hidden.contiguous()
-        out = torch.empty(len(hidden), self.shape.vocab_size)
+        if len(hidden) > len(self._logits):
+            self._logits = torch.empty(len(hidden), self.shape.vocab_size)  # new memory each step costs a millisecond
+        out = self._logits[: len(hidden)]
         self._library.punchline_logits(self._model, hidden.data_ptr(), len(hidden), out.data_ptr())
         return out
 
