@@ -54,7 +54,7 @@ class _Child:
         """Wait for an answer. Raises ChildFailed if the child failed or is gone."""
         try:
             answer = self._pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self._process.join(STOP_S)
             raise ChildFailed(f"its process ended with exit code {self._process.exitcode}") from None
         if isinstance(answer, ChildFailed):

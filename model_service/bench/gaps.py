@@ -49,7 +49,7 @@ def measure(sources: Seq[str], session: Session) -> Report:
             try:
                 model = open_model(source, session.cache, session.log)
                 gaps: Gaps = in_child(session.log, "gaps.watch", model.folder, session.device, model.context_len)
-            except ChildFailed as error:
+            except (ChildFailed, ValueError) as error:
                 session.fail(f"{source} is left out: {error}")
                 continue
             bar.step()

@@ -5,6 +5,7 @@ its own file format; `config.json` of the copy ends no text (`eos_token_id` -1),
 """
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,36 +65,55 @@ class BenchModel:
     def _converted(self, name: str, write: str, weights: str) -> Path:
         target = self.folder.parent / f"{self.folder.name}.{name}"
         if not target.exists():
-            aside = target.with_name(f"{target.name}.tmp")
+            aside = _aside(target)
             in_child(self.log, write, self.folder, aside, weights)
             aside.rename(target)
         return target
 
 
 def open_model(source: str, cache: Path, log: Path) -> BenchModel:
-    """Make or find a model by a name of SHAPES, of an embedded one, a folder or a hub id. Raises ChildFailed."""
-    folder = cache / Path(source).name.replace("/", "--")
+    """Make or find a model: a name of SHAPES, an embedded one, a folder or a hub id.
+
+    Raises ChildFailed with what is wrong, and ValueError for a folder whose config.json is missing or broken.
+    """
+    folder = cache / source.strip("/").replace("/", "--")
     if not folder.exists():
-        aside = folder.with_name(f"{folder.name}.tmp")
+        aside = _aside(folder)
         if source in SHAPES:
             in_child(log, "random_gpt2.write_random_gpt2", aside, SHAPES[source])
+        elif (found := EMBEDDED / source).is_dir() or (found := Path(source).expanduser()).is_dir():
+            link_checkpoint(found, aside)
         else:
-            in_child(log, "models.link_checkpoint", source, aside)
+            link_checkpoint(in_child(log, "models.fetched", source), aside)
         aside.rename(folder)
     return BenchModel(Path(source).name, folder, log)
 
 
-def link_checkpoint(source: str, target: Path) -> None:
-    """Link a checkpoint's files into a new folder, with a config.json that ends no text. Raises CheckpointError."""
+def fetched(source: str) -> Path:
+    """Return the folder of a hub id. Raises CheckpointError. Loads torch: call it in a child process."""
     from model_service.models.loading import find_folder
 
-    found = find_folder(str(EMBEDDED / source) if (EMBEDDED / source).is_dir() else source)
+    return find_folder(source)
+
+
+def link_checkpoint(found: Path, target: Path) -> None:
+    """Link a checkpoint's files into a new folder, with a config.json that ends no text. Raises ValueError."""
+    if not (found / "config.json").exists():
+        raise ValueError(f"{found} has no config.json: it is no checkpoint")
+    config = json.loads((found / "config.json").read_text(encoding="utf-8"))
     target.mkdir(parents=True)
     for path in found.iterdir():
         if path.suffix in (".safetensors", ".json", ".txt") and path.name != "config.json":
             (target / path.name).symlink_to(path.resolve())
-    config = json.loads((found / "config.json").read_text(encoding="utf-8"))
     eos = config.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) else eos
     kept = {EOS_KEY: config["vocab_size"] - 1 if eos is None else eos}
     (target / "config.json").write_text(json.dumps({**config, **kept, "eos_token_id": NO_EOS}))
+
+
+def _aside(target: Path) -> Path:
+    """Return where to write before it is renamed; what an interrupted call left there goes."""
+    aside = target.with_name(f"{target.name}.tmp")
+    if aside.is_dir():
+        shutil.rmtree(aside)
+    return aside

@@ -169,8 +169,8 @@ def _decoded(forward: "Forward", texts: list[list[int]], place: int) -> "Tensor"
     sequences = [_sequence(ids, slot) for slot, ids in enumerate(texts)]
     last = PROMPT_LEN * (place + 1) - 1
     hidden = forward.hidden([Chunk(s, 0, PROMPT_LEN) for s in sequences])
-    rows = [forward.logits(hidden[last : last + 1])]
+    rows = [forward.logits(hidden[last : last + 1]).clone()]  # the next call may write to the same memory
     for position in range(PROMPT_LEN, PROMPT_LEN + STEPS):
         hidden = forward.hidden([Chunk(s, position, position + 1) for s in sequences])
-        rows.append(forward.logits(hidden)[place : place + 1])
+        rows.append(forward.logits(hidden)[place : place + 1].clone())
     return torch.cat(rows)

@@ -55,7 +55,7 @@ def measure(plan: Plan, session: Session) -> Report:
             bar.now(f"{source}: weights")
             try:
                 model = open_model(source, session.cache, session.log)
-            except ChildFailed as error:
+            except (ChildFailed, ValueError) as error:
                 session.fail(f"{source} is left out: {error}")
                 continue
             for batch, found in _measure_model(plan, model, wanted, session, bar).items():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_service.bench.children import ChildFailed, Worker, in_child
+from model_service.bench.children import ChildFailed, Worker
 from model_service.bench.contestants import Entry, entries, formats, missing, multiplies_bf16
 from model_service.bench.engines import load
 from model_service.bench.models import BenchModel, open_model
@@ -68,7 +68,7 @@ def test_every_engine_makes_transformers_tokens_from_its_own_file_of_the_same_we
     assert outcome.seconds > 0
 
 
-@pytest.mark.parametrize("weights", ["F16", "BF16", "Q8_0"])
+@pytest.mark.parametrize("weights", ["F16", "Q8_0"])
 @pytest.mark.skipif(bool(missing("llama.cpp")), reason="llama-cpp-python or gguf not installed")
 def test_llama_cpp_reads_the_smaller_formats_too(model: BenchModel, expected: list[list[int]], weights: str) -> None:
     engine = worker(model, Entry("llama.cpp", weights))
@@ -95,9 +95,9 @@ def test_an_engine_that_is_killed_is_an_error_and_no_endless_wait(model: BenchMo
     engine.close()
 
 
-def test_what_a_measurement_raises_comes_back_as_one_sentence(tmp_path: Path) -> None:
+def test_what_a_child_raises_comes_back_as_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ChildFailed, match="nowhere is neither a folder nor a hub id"):
-        in_child(tmp_path / "log", "models.link_checkpoint", "nowhere", tmp_path / "target")
+        open_model("nowhere", tmp_path, tmp_path / "log")
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ import pytest
 from model_service.bench import gaps, growth, quality, serve, throughput
 from model_service.bench.arrivals import percentile, step_s
 from model_service.bench.machine import Machine, cpu_name
+from model_service.bench.models import open_model
 from model_service.bench.session import Session, open_session
+from model_service.bench.task import Task
 from model_service.bench.texts import Text, default_texts, read_texts
 from model_service.bench.throughput import Plan
 from tests.operations.builders import clean_environment
@@ -57,11 +59,22 @@ def test_decode_beside_transformers_has_figures_and_ratios_for_both(tiny: Path, 
 
 
 def test_prompts_that_do_not_fit_are_cut_to_the_context(tiny: Path, session: Session) -> None:
-    report = throughput.measure(Plan("prefill", (str(tiny),), (1,), ("punchline",), 1), session)
-    (found,) = report.objects
-    assert found["tokens_per_s"] > 0
-    assert found["ratio_to_best_peer"] is None
-    assert session.failures == []
+    model = open_model(str(tiny), session.cache, session.log)
+    plan = Plan("prefill", (str(tiny),), (4,), ("punchline",), 1)
+    assert plan.task(model, 4) == Task(batch=4, prompt_len=127, new_tokens=1)
+    assert plan.tokens(plan.task(model, 4)) == 508, "tokens of prompts are counted"
+
+
+def test_a_model_that_is_not_there_is_named_and_the_others_are_measured(
+    tiny: Path, session: Session, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    plan = Plan("prefill", (str(tmp_path / "empty"), str(tiny)), (1,), ("punchline",), 1)
+    report = throughput.measure(plan, session)
+    assert session.failures == [
+        f"{tmp_path}/empty is left out: {tmp_path}/empty has no config.json: it is no checkpoint"
+    ]
+    assert [(found["model"], found["ratio_to_best_peer"]) for found in report.objects] == [("tiny", None)]
 
 
 def test_engines_that_are_not_installed_are_left_out_with_the_way_to_get_them(
@@ -118,10 +131,10 @@ def test_the_command_itself_loads_no_torch() -> None:
 
 
 def test_growth_has_a_cost_for_every_batch_and_context(tiny: Path, session: Session) -> None:
-    report = growth.measure(str(tiny), (1, 3), (64, 128, 1024), session)
-    assert [(found["batch"], found["context"]) for found in report.objects] == [(1, 64), (1, 128), (3, 64), (3, 128)]
+    report = growth.measure(str(tiny), (3,), (64, 128, 1024), session)
+    assert [(found["batch"], found["context"]) for found in report.objects] == [(3, 64), (3, 128)]
     assert all(found["ms_per_token"] > 0 for found in report.objects)
-    assert [len(row) for row in report.rows] == [5, 5]
+    assert [len(row) for row in report.rows] == [5]
 
 
 def test_gaps_compares_the_slow_gaps_to_the_median_step(tiny: Path, session: Session) -> None:
@@ -133,20 +146,20 @@ def test_gaps_compares_the_slow_gaps_to_the_median_step(tiny: Path, session: Ses
     assert found["cancel_ms"] > 0
 
 
-def test_quality_finds_float32_equal_to_itself_and_bfloat16_a_little_off(
-    tiny: Path, session: Session, tmp_path: Path
+def test_quality_finds_float32_equal_to_itself_and_int8_a_little_off_and_blind_to_strangers(
+    tiny: Path, session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quality, "FORMATS", ("float32", "int8"))
     texts = tmp_path / "texts.jsonl"
     texts.write_text('{"text": "A horse walks into a bar."}\n{"prompt": "JOKE:", "completion": " The end."}\n')
-    report = quality.measure(str(tiny), texts, None, session)
-    by_format = {found["weights"]: found for found in report.objects}
-    plain, brief = by_format["float32"], by_format["bfloat16"]
+    plain, small = quality.measure(str(tiny), texts, None, session).objects
+    assert (plain["weights"], small["weights"]) == ("float32", "int8")
     assert (plain["top1_agreement"], plain["mean_kl"], plain["bits_per_character_change"]) == (1, 0, 0)
     assert plain["bits_per_character"] > 8, "a random model knows nothing of 257 tokens"
-    assert 0 < brief["mean_kl"] < 0.01
-    assert 0.9 < brief["top1_agreement"] <= 1
-    assert all(found["strangers_difference"] == 0 for found in report.objects if found["weights"] == "int8")
+    assert 0 < small["mean_kl"] < 0.01
+    assert 0.9 < small["top1_agreement"] <= 1
     assert plain["strangers_difference"] < 1e-4
+    assert small["strangers_difference"] == 0
 
 
 def test_serve_sends_every_token_over_the_socket_and_says_what_that_costs(tiny: Path, session: Session) -> None:
