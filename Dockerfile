@@ -25,7 +25,9 @@ FROM source AS built-bot
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt .
 
+# The compiler builds the int8 kernels; the image that runs does not hold it.
 FROM source AS built-service
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt '.[service]'
 

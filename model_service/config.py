@@ -55,7 +55,11 @@ class ModelSettings(Section):
     ]
     task: Annotated[Literal["generate", "classify"], Field(description='"generate", or "classify".')] = "generate"
     weights: Annotated[
-        Weights, Field(description="Number format: auto, float16, bfloat16 or float32 (int8: not yet).")
+        Weights,
+        Field(
+            description="Number format: auto (float16 on a GPU; on a CPU what measures fastest), or one of "
+            "float16, bfloat16, float32, int8 (int8 on a CPU only)."
+        ),
     ] = "auto"
     devices: Annotated[
         Literal["auto"] | list[str],
