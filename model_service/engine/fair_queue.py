@@ -42,10 +42,9 @@ class _Turns:
                 del self._given[known]  # a newcomer starts no lower
         return not self._present
 
-    def next(self, first_ids: Iterable[tuple[str, int]]) -> str:
-        """Return whose turn it is, of names with the id of their first sequence; among equals who has the fewest."""
-        name, _ = min(first_ids, key=lambda item: (self._given[item[0]], self._present[item[0]], item[1]))
-        return name
+    def next(self, names: Iterable[str]) -> str:
+        """Return whose turn it is; among equals who has the fewest sequences here, and of these the first."""
+        return min(names, key=lambda name: (self._given[name], self._present[name]))
 
     def charge(self, name: str, cost: float) -> None:
         """Count what a sequence of this name was given."""
@@ -86,12 +85,9 @@ class FairQueue:
         self._waiting.setdefault(guild, {}).setdefault(user, deque()).append(sequence)
 
     def pop(self) -> Sequence:
-        """Take the next sequence; among equals the one that came first."""
-        first_ids = {
-            guild: {user: waiting[0].id for user, waiting in users.items()} for guild, users in self._waiting.items()
-        }
-        guild = self._guilds.next((guild, min(ids.values())) for guild, ids in first_ids.items())
-        user = self._users[guild].next(first_ids[guild].items())
+        """Take the next sequence."""
+        guild = self._guilds.next(self._waiting)
+        user = self._users[guild].next(self._waiting[guild])
         sequence = self._waiting[guild][user][0]
         self._take_out(sequence)
         # what it will run at least is charged at once, so that one user does not take all free slots of a step

@@ -20,8 +20,10 @@ class KVCache:
 
     def __init__(self, model: GPT2, num_slots: int, context_len: int) -> None:
         shape = (num_slots, model.shape.n_head, context_len, model.shape.head_size)
-        self._all = _zeros((2 * len(model.blocks), *shape), model.dtype, model.device)  # one: a transfer is one call
+        self._all = _zeros((2 * len(model.blocks), *shape), model.dtype, model.device)
         self.keys, self.values = list(self._all[0::2]), list(self._all[1::2])
+        # what a transfer takes at once: on a CPU what its caches hold, else everything, for that is one launch
+        self._parts = list(self._all) if model.device.type == "cpu" else [self._all]
         self.pairs = list(self._all.view(-1, 2, *shape))  # (2, S, H, T, D) of each layer: both in one write
 
     @property
@@ -31,22 +33,25 @@ class KVCache:
 
     def move(self, move: Move) -> None:
         """Let two slots exchange their first `length` tokens."""
-        here, there = self._beginning(move.source, move.length), self._beginning(move.target, move.length)
-        kept = there.clone()
-        there.copy_(here)
-        here.copy_(kept)
+        for part in self._parts:
+            here, there = beginning(part, move.source, move.length), beginning(part, move.target, move.length)
+            kept = there.clone()
+            there.copy_(here)
+            here.copy_(kept)
 
     def copy(self, copy: Copy) -> None:
         """Copy the first `length` tokens of a slot to another."""
-        self._beginning(copy.target, copy.length).copy_(self._beginning(copy.source, copy.length))
+        for part in self._parts:
+            beginning(part, copy.target, copy.length).copy_(beginning(part, copy.source, copy.length))
 
     def clear(self, slot: int) -> None:
         """Forget a slot whose content is not finite, so that it cannot reach the next sequence."""
         self._all[:, slot].zero_()
 
-    def _beginning(self, slot: int, length: int) -> Tensor:
-        """Return (2 L, H, length, D), a view."""
-        return self._all[:, slot, :, :length]
+
+def beginning(part: Tensor, slot: int, length: int) -> Tensor:
+    """Return a slot's first tokens, (…, H, length, D), as a view. part: (…, S, H, T, D)."""
+    return part[..., slot, :, :length, :]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -156,10 +156,11 @@ class Scheduler:
         while self.waiting and len(self.running) < self.max_num_seqs:
             sequence = self.waiting.pop()
             slot = len(self.running)
-            if (chosen := self._slots.choose(sequence, slot)) != slot and (move := self._exchange(chosen, slot)):
+            chosen, known = self._slots.choose(sequence, slot)
+            if chosen != slot and (move := self._exchange(chosen, slot)):
                 moves.append(move)
             sequence.slot, sequence.status = slot, Status.RUNNING
-            self._fresh[sequence.id] = self._ahead(sequence)
+            self._fresh[sequence.id] = self._ahead(sequence, known + WORTH_WAITING)
             self.running.append(sequence)
             started.append(sequence)
         return started, moves
@@ -180,15 +181,20 @@ class Scheduler:
             self._slots.begin(sequence)
         return copies
 
-    def _ahead(self, sequence: Sequence) -> "_Ahead | None":
-        """Find who is reading, or about to read, much more of this prompt than any slot holds."""
-        best, least = None, self._slots.longest_prefix(sequence)[1] + WORTH_WAITING
+    def _ahead(self, sequence: Sequence, least: int) -> "_Ahead | None":
+        """Find who is reading, or about to read, `least` or more tokens of this prompt: who has most of them."""
+        best, wanted = None, sequence.token_ids
         for other in self.running:
-            if other.adapter is sequence.adapter and other.num_computed < other.prompt_len:
-                limit = min(other.prompt_len, sequence.num_skippable)
-                shared = common_prefix(other.token_ids, sequence.token_ids, limit)
-                if shared >= least:
-                    best, least = _Ahead(other, shared), shared + 1
+            limit = min(other.prompt_len, sequence.num_skippable)
+            if (
+                other.num_computed >= other.prompt_len
+                or limit < least
+                or other.token_ids[least - 1] != wanted[least - 1]
+            ):
+                continue  # most end here
+            shared = common_prefix(other.token_ids, wanted, limit)
+            if shared >= least and other.adapter is sequence.adapter:
+                best, least = _Ahead(other, shared), shared + 1
         return best
 
     def _exchange(self, source: int, target: int) -> Move | None:

@@ -9,6 +9,7 @@ Keys and values depend on the tokens before them and on the adapter, and on noth
 """
 
 import itertools
+import operator
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,24 +24,21 @@ class _Content:
 
     def __init__(self, sequence: Sequence) -> None:
         self._sequence: Sequence | None = sequence
-        self._token_ids = sequence.token_ids
+        self.token_ids = sequence.token_ids
         self._adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)  # it may be gone one day
 
     @property
     def length(self) -> int:
-        return len(self._token_ids) if self._sequence is None else self._sequence.num_computed
+        return len(self.token_ids) if self._sequence is None else self._sequence.num_computed
+
+    def is_of(self, adapter: object) -> bool:
+        """Whether it was computed with this adapter; with None, without any, and not with one that is gone."""
+        return adapter is None if self._adapter is None else adapter is not None and adapter is self._adapter()
 
     def leave(self) -> None:
         """Keep what the sequence has computed, and let go of it."""
         if self._sequence is not None:
-            self._token_ids, self._sequence = self._token_ids[: self.length], None
-
-    def shared_with(self, sequence: Sequence) -> int:
-        """Return how many of the sequence's skippable tokens are here."""
-        adapter = self._adapter() if self._adapter else None
-        if sequence.adapter is not adapter or (self._adapter and adapter is None):
-            return 0
-        return common_prefix(self._token_ids, sequence.token_ids, min(self.length, sequence.num_skippable))
+            self.token_ids, self._sequence = self.token_ids[: self.length], None
 
 
 @dataclass(slots=True)
@@ -80,40 +78,36 @@ class Slots:
         self._slots[a], self._slots[b] = self._slots[b], self._slots[a]
         return max(self._slots[a].length, self._slots[b].length)
 
-    def choose(self, sequence: Sequence, first_free: int) -> int:
-        """Choose which of the free slots, `first_free` and above, the sequence takes.
+    def choose(self, sequence: Sequence, first_free: int) -> tuple[int, int]:
+        """Return which of the free slots, `first_free` and above, the sequence takes, and how much any slot shares.
 
-        One with its prefix and little else, or an empty one, or the one that was freed longest ago.
+        It takes one with its prefix and little else, or an empty one, or the one that was freed longest ago.
         """
         free = range(first_free, len(self._slots))
         source, shared = self._longest(sequence, reversed(range(len(self._slots))))  # among equals a free one
         if source in free and 2 * shared >= self._slots[source].length:
-            return source
-        return min(free, key=lambda i: (self._slots[i].length > 0, self._slots[i].freed))
+            return source, shared
+        return min(free, key=lambda i: (self._slots[i].length > 0, self._slots[i].freed)), shared
 
     def longest_prefix(self, sequence: Sequence) -> tuple[int, int]:
         """Return the slot that shares most with the sequence's prompt, and how much; among equals its own slot."""
         return self._longest(sequence, (sequence.slot, *range(len(self._slots))))
 
     def _longest(self, sequence: Sequence, order: Iterable[int]) -> tuple[int, int]:
-        best, longest = -1, MIN_REUSED - 1
+        best, longest, limit, wanted = -1, MIN_REUSED - 1, sequence.num_skippable, sequence.token_ids
         for i in order:
-            content = self._slots[i].content
-            shared = content.shared_with(sequence) if content else 0
-            if shared > longest:
-                best, longest = i, shared
-            if longest >= sequence.num_skippable:
+            if longest >= limit:
                 break
+            content = self._slots[i].content
+            if content is None or content.length <= longest or content.token_ids[longest] != wanted[longest]:
+                continue  # it cannot be a longer one; most end here
+            shared = common_prefix(content.token_ids, wanted, min(content.length, limit))
+            if shared > longest and content.is_of(sequence.adapter):
+                best, longest = i, shared
         return (best, longest) if best >= 0 else (sequence.slot, 0)
 
 
 def common_prefix(a: list[int], b: list[int], limit: int) -> int:
     """Return how many of the first `limit` tokens are the same in both; both have that many."""
-    low, high = 0, limit  # the first `low` are the same
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a[low:middle] == b[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    differs = map(operator.ne, itertools.islice(a, limit), b)
+    return next(itertools.compress(itertools.count(), differs), limit)
