@@ -201,6 +201,17 @@ def test_adapters_do_not_share_keys() -> None:
     assert took == [50, 50, 50, 1]
 
 
+def test_what_an_adapter_that_is_gone_has_computed_is_not_taken_for_the_models_own() -> None:
+    scheduler = Scheduler(2)
+    scheduler.add(make_sequence(0, PROMPT, FakeAdapter()))
+    scheduler.schedule()
+    scheduler.running[0].num_computed = len(PROMPT)
+    scheduler.finish(scheduler.running[0])  # the last that held the adapter
+    plain = make_sequence(1, PROMPT)
+    scheduler.add(plain)
+    assert [(c.sequence, c.start) for c in scheduler.schedule().chunks] == [(plain, 0)]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_generator(tmp_path_factory.mktemp("tiny"))
