@@ -74,6 +74,12 @@ def _linear(name: str, linear: Linear, x: Tensor, added: Added | None) -> Tensor
     return F.linear(x, linear.weight, linear.bias)  # addmm: the bias is part of the product
 
 
+def causal_mask(reach: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return what is added to the scores of queries at `positions` (N,) for keys at `reach` (C,): (N, C)."""
+    ahead = reach > positions[:, None]
+    return torch.zeros(ahead.shape, dtype=dtype, device=ahead.device).masked_fill_(ahead, -torch.inf)
+
+
 class DecodeStep:
     """The buffers of up to `num_slots` rows, and the work of a step as functions without arguments.
 
@@ -134,8 +140,7 @@ class DecodeStep:
         reach = torch.arange(context, device=model.device)
 
         def work() -> None:
-            ahead = (reach > positions[:, None])[:, None, None]  # (B, 1, 1, C)
-            mask = torch.zeros(ahead.shape, dtype=model.dtype, device=model.device).masked_fill_(ahead, -torch.inf)
+            mask = causal_mask(reach, positions, model.dtype)[:, None, None]  # (B, 1, 1, C)
             x = model.wte[ids] + model.wpe[positions]
             strangers = self.adapters.strangers(self._field("place", batch)) if adapted else None
             for layer, block in enumerate(model.blocks):

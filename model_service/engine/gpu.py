@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch._inductor.config as inductor
 
+from model_service.engine.captured_forward import CapturedForward
 from model_service.engine.decode_step import LayerParts, layer_parts
-from model_service.engine.forward import TorchForward
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import CudaGraphs
 from model_service.models.gpt2 import GPT2, GPT2Shape
@@ -32,13 +32,19 @@ COMPILED_BATCH = 1  # a product with one row compiles to a kernel with all that 
 COMPILED_BYTES = 200e6  # of weights, about GPT-2 small's in FP16; for less, nobody should wait for a compiler
 
 
-def gpu_runner(forward: TorchForward) -> GraphRunner:
-    """Return a runner on the forward's GPU, all its steps captured; blocks for seconds. Ask `fitting_slots` first."""
+def gpu_forward(model: GPT2, num_slots: int) -> CapturedForward:
+    """Return what runs a model on its GPU. Ask `fitting_slots` first."""
     use_exact_sums()
+    return CapturedForward(model, num_slots, CudaGraphs(model.device))
+
+
+def gpu_runner(forward: CapturedForward) -> GraphRunner:
+    """Return a runner on the forward's GPU, all its steps and passes captured; blocks for seconds."""
     shape = forward.model.shape
-    runner = GraphRunner(forward, CudaGraphs(forward.model.device))
+    runner = GraphRunner(forward, forward.graphs)
     if forward.size_bytes >= COMPILED_BYTES:
         choose_parts(runner, layer_parts(shape), compiled_parts(shape))
+    forward.warm_up()
     runner.warm_up()
     return runner
 

@@ -5,12 +5,13 @@ from typing import Literal
 
 import torch
 
+from model_service.engine.captured_forward import CapturedForward
 from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.fastest import cpu_forward, fastest_weights
-from model_service.engine.forward import Forward, TorchForward
-from model_service.engine.gpu import MIN_PREFILL_TOKENS, fitting_slots, gpu_runner
+from model_service.engine.forward import Forward
+from model_service.engine.gpu import MIN_PREFILL_TOKENS, fitting_slots, gpu_forward, gpu_runner
 from model_service.engine.prefill_budget import LEAST_TOKENS
 from model_service.engine.runner import ModelRunner, Runner
 from model_service.models.loading import Checkpoint, CheckpointError, read_checkpoint, read_shape
@@ -69,14 +70,12 @@ def forward_for(checkpoint: Checkpoint, num_slots: int) -> Forward:
     """Return what runs a checkpoint's language model, with an empty cache of that many slots."""
     if checkpoint.model.device.type == "cpu":
         return cpu_forward(checkpoint.model, checkpoint.weights, num_slots)
-    return TorchForward(checkpoint.model, num_slots)
+    return gpu_forward(checkpoint.model, num_slots)
 
 
 def runner_for(forward: Forward) -> Runner:
     """Return what draws from a forward pass: in captured steps on a GPU."""
-    if isinstance(forward, TorchForward) and forward.model.device.type == "cuda":
-        return gpu_runner(forward)
-    return ModelRunner(forward)
+    return gpu_runner(forward) if isinstance(forward, CapturedForward) else ModelRunner(forward)
 
 
 def _classifier(checkpoint: Checkpoint, source: str, model_id: str) -> Classifier:

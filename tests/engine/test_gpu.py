@@ -11,7 +11,7 @@ import torch
 from model_service.engine import device_sampler
 from model_service.engine.engine import Engine
 from model_service.engine.forward import TorchForward
-from model_service.engine.gpu import compiled_parts, gpu_runner
+from model_service.engine.gpu import compiled_parts, gpu_forward, gpu_runner
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import CudaGraphs, EagerGraphs
 from model_service.engine.loading import load
@@ -101,6 +101,14 @@ def test_half_precision_logits_are_near_those_of_float32(folder: Path, weights: 
     assert error < {"float16": 0.01, "bfloat16": 0.05}[weights]
 
 
+def test_captured_prompts_make_the_same_float32_tokens(folder: Path) -> None:
+    loaded = model(folder)
+    ours, plain = sequences(), sequences()
+    run(ModelRunner(gpu_forward(loaded, NUM_SLOTS)), ours)
+    run(ModelRunner(TorchForward(loaded, NUM_SLOTS)), plain)
+    assert [s.token_ids for s in ours] == [s.token_ids for s in plain]
+
+
 def test_compiled_layers_make_the_same_float32_tokens(folder: Path) -> None:
     loaded = model(folder)
     compiled, plain = sequences(6), sequences(6)
@@ -136,7 +144,7 @@ def no_waiting() -> Iterator[None]:
 
 @pytest.mark.parametrize("params", [greedy(20), SamplingParams(), SamplingParams(top_p=0.9, top_k=20)])
 def test_no_operation_of_a_step_waits_for_the_gpu(folder: Path, params: SamplingParams) -> None:
-    runner = gpu_runner(TorchForward(model(folder, "float16"), 4))
+    runner = gpu_runner(gpu_forward(model(folder, "float16"), 4))
     batch = [Sequence(i, [1, 2, 3, 4, 5, 6], params, seed=i) for i in range(3)]
     for slot, sequence in enumerate(batch):
         sequence.slot = slot
@@ -159,7 +167,7 @@ def test_draws_on_the_gpu_are_those_of_the_cpu() -> None:
 
 
 def test_steps_allocate_nothing_that_stays(folder: Path) -> None:
-    runner = gpu_runner(TorchForward(model(folder, "float16"), NUM_SLOTS))
+    runner = gpu_runner(gpu_forward(model(folder, "float16"), NUM_SLOTS))
     run(runner, sequences())
     before = torch.cuda.memory_allocated(DEVICE)
     run(runner, sequences())
