@@ -17,7 +17,7 @@
 #include "simd.h"
 
 constexpr int kTile = kLanes;  // positions in a tile of keys
-constexpr int kQueries = 4;    // queries of one prompt that share each load of a key or value
+constexpr int kQueries = 8;    // queries of one prompt that share each load of a key or value
 
 // One head's tiles of one slot, one after the other `stride` apart.
 struct Tiles {
@@ -87,7 +87,7 @@ public:
         for (int t = 0; t < length; t += kTile) score(tiles.keys(t), q, q_stride, head_size, scale, scores + t, room);
         float totals[Q];
         for (int i = 0; i < Q; ++i) totals[i] = softmax(scores + size_t(i) * room, seen + i, length);
-        for (int d = 0; d < head_size; d += 2 * kLanes)
+        for (int d = 0; d < head_size; d += kWide * kLanes)
             mix(tiles, d, length, scores, room, totals, out + d, out_stride, head_size - d);
     }
 
@@ -127,42 +127,39 @@ private:
 
     static __mmask16 first(int n) { return n >= kLanes ? 0xffff : n <= 0 ? 0 : __mmask16((1u << n) - 1); }
 
-    static inline __attribute__((always_inline)) void add(__m512 (&sums)[Q][4], int chain, const uint16_t* value,
-                                                          bool two, const float* probs, int room) {
-        const __m512 v0 = half_to_float(value);
-        const __m512 v1 = two ? half_to_float(value + kLanes) : _mm512_setzero_ps();
-        for (int i = 0; i < Q; ++i) {
-            const __m512 p = _mm512_set1_ps(probs[size_t(i) * room]);
-            sums[i][chain] = _mm512_fmadd_ps(p, v0, sums[i][chain]);
-            sums[i][chain + 1] = _mm512_fmadd_ps(p, v1, sums[i][chain + 1]);
-        }
-    }
+    static constexpr int kWide = Q == 1 ? 4 : 1;  // registers of a value's dimensions that are mixed in one pass
 
-    // out = sum of probability times value, for up to 32 of the head's dimensions from `first_dim`.
+    // out = sum of probability times value, for up to 16 x kWide of the head's dimensions from `first_dim`.
     static void mix(const Tiles& tiles, int first_dim, int length, const float* scores, int room, const float* totals,
                     float* out, int out_stride, int dims) {
-        const bool two = dims > kLanes;
-        const int width = tiles.width;
-        __m512 sums[Q][4];
-        for (int i = 0; i < Q; ++i)
-            for (int j = 0; j < 4; ++j) sums[i][j] = _mm512_setzero_ps();
+        __m512 sums[2][Q][kWide];  // positions even and odd: a sum waits four cycles for itself
+        for (auto& chain : sums)
+            for (auto& row : chain)
+                for (__m512& sum : row) sum = _mm512_setzero_ps();
+        const int wide = std::min(kWide, (tiles.width - first_dim) / kLanes);
         for (int start = 0; start < length; start += kTile) {
             const uint16_t* values = tiles.values(start) + first_dim;
             const int count = std::min(kTile, length - start);
             int t = 0;
-            for (; t + 1 < count; t += 2) {  // two chains: a sum waits four cycles for itself
-                add(sums, 0, values + t * width, two, scores + start + t, room);
-                add(sums, 2, values + (t + 1) * width, two, scores + start + t + 1, room);
+            for (; t + 1 < count; t += 2) {
+                add(sums[0], values + t * tiles.width, wide, scores + start + t, room);
+                add(sums[1], values + (t + 1) * tiles.width, wide, scores + start + t + 1, room);
             }
-            if (t < count) add(sums, 0, values + t * width, two, scores + start + t, room);
+            if (t < count) add(sums[0], values + t * tiles.width, wide, scores + start + t, room);
         }
-        for (int i = 0; i < Q; ++i) {
-            const __m512 share = _mm512_set1_ps(1.0f / totals[i]);
-            float* row = out + size_t(i) * out_stride;
-            _mm512_mask_storeu_ps(row, first(dims), _mm512_mul_ps(_mm512_add_ps(sums[i][0], sums[i][2]), share));
-            if (two)
-                _mm512_mask_storeu_ps(row + kLanes, first(dims - kLanes),
-                                      _mm512_mul_ps(_mm512_add_ps(sums[i][1], sums[i][3]), share));
+        for (int i = 0; i < Q; ++i)
+            for (int j = 0; j < wide; ++j)
+                _mm512_mask_storeu_ps(out + size_t(i) * out_stride + j * kLanes, first(dims - j * kLanes),
+                                      _mm512_mul_ps(_mm512_add_ps(sums[0][i][j], sums[1][i][j]), _mm512_set1_ps(1.0f / totals[i])));
+    }
+
+    static inline __attribute__((always_inline)) void add(__m512 (&sums)[Q][kWide], const uint16_t* value, int wide,
+                                                          const float* probs, int room) {
+        for (int j = 0; j < kWide; ++j) {
+            if (kWide > 1 && j >= wide) break;
+            const __m512 v = half_to_float(value + j * kLanes);
+            for (int i = 0; i < Q; ++i)
+                sums[i][j] = _mm512_fmadd_ps(_mm512_set1_ps(probs[size_t(i) * room]), v, sums[i][j]);
         }
     }
 };
