@@ -21,6 +21,7 @@ from model_service.api import files, fine_tuning
 from model_service.api.app import create_app
 from model_service.config import CommonSettings, ModelSettings
 from model_service.errors import ModelFailed
+from model_service.http_protocol import LimitedHttp
 from model_service.listening import CannotListen, tcp_socket, unix_socket
 from model_service.placement.adapted import is_adapter
 from model_service.placement.load import loader
@@ -123,6 +124,7 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=LimitedHttp,
                 lifespan="off",
                 ws="none",
                 log_config=None,

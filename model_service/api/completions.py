@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from model_service.api.answer import Answer, Candidate
 from model_service.api.disconnect import ClientGone, while_connected
-from model_service.api.event_stream import EventStream
+from model_service.api.event_stream import EventStream, Pace
 from model_service.api.merged import Merged
 from model_service.api.metrics import Metrics
 from model_service.api.schemas import Choice, Completion, CompletionRequest
@@ -25,7 +25,7 @@ CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the metrics count it
 
 def router(pool: Pool, metrics: Metrics, *, max_sequences: int, limit_s: float) -> APIRouter:
     """Make the route. max_sequences: what an engine runs and queues at most. limit_s: what an answer may take."""
-    routes = APIRouter()
+    routes, pace = APIRouter(), Pace()
 
     @routes.post("/v1/completions", response_model=None)
     async def create_completion(body: CompletionRequest, request: Request) -> Completion | Response:
@@ -40,7 +40,7 @@ def router(pool: Pool, metrics: Metrics, *, max_sequences: int, limit_s: float) 
             answer = Answer(body, engine, metrics, limit_s)
             await answer.submit(stack)
             if body.stream:
-                return EventStream(answer, stack.pop_all())
+                return EventStream(answer, stack.pop_all(), pace)
             try:
                 return await while_connected(request.receive, collect(answer))
             except ClientGone:

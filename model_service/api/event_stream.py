@@ -8,7 +8,8 @@ An error in the middle is `data: {"error": {…}}` and the end. When the client 
 """
 
 import logging
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -24,9 +25,32 @@ from model_service.errors import InternalError, ServiceError
 log = logging.getLogger(__name__)
 
 WRITE_INTERVAL_S = 0.02  # between two writes of a stream; its first text and its end do not wait
+PER_STREAM_S = 0.0005  # many streams are written less often, so that together they are not above 2,000 writes a second
+LONGEST_INTERVAL_S = 0.1
 SETTLE_S = 0.02  # a request that gets its slot within this never says that it waits
 QUEUE_COMMENT_S = 0.5
 KEEP_ALIVE_S = 10.0  # without anything to say, at least a comment
+
+
+class Pace:
+    """How often each of the open streams is written. Writing takes the time of a core that the model could use."""
+
+    def __init__(self) -> None:
+        self._num_open = 0
+
+    @property
+    def interval_s(self) -> float:
+        """Least time between two writes of one stream."""
+        return min(max(WRITE_INTERVAL_S, self._num_open * PER_STREAM_S), LONGEST_INTERVAL_S)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Count as an open stream."""
+        self._num_open += 1
+        try:
+            yield
+        finally:
+            self._num_open -= 1
 
 
 class EventStream(Response):
@@ -34,10 +58,10 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Answer, stack: AsyncExitStack) -> None:
+    def __init__(self, answer: Answer, stack: AsyncExitStack, pace: Pace) -> None:
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._answer, self._stack = answer, stack
+        self._answer, self._stack, self._pace = answer, stack, pace
         self._chunks = ChunkWriter(answer.completion([]), usage=self._include_usage)
         self._comment = b""
         self._silent_s = 0.0
@@ -45,6 +69,7 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write everything; returns when it is written or the client is gone."""
         async with self._stack:
+            self._stack.enter_context(self._pace.writing())
             try:
                 await while_connected(receive, self._write(send))
             except ClientGone:
@@ -67,6 +92,7 @@ class EventStream(Response):
         num_open, timeout_s = len(candidates), SETTLE_S
         async with Merged([candidate.stream for candidate in candidates], WRITE_INTERVAL_S) as merged:
             while True:
+                merged.interval_s = self._pace.interval_s
                 pieces = await merged.read(timeout_s)
                 body = b"".join(self._chunk(index, piece) for index, piece in pieces.items())
                 num_open -= sum(piece.finish_reason is not None for piece in pieces.values())

@@ -19,11 +19,14 @@ from model_service.placement.loaded import Stream
 
 
 class Merged:
-    """The streams of one request, for one reader. Leaving the block stops listening; it does not end the streams."""
+    """The streams of one request, for one reader. Leaving the block stops listening; it does not end the streams.
+
+    interval_s: least time between two reads that find something; it may be changed between reads.
+    """
 
     def __init__(self, streams: Seq[Stream], interval_s: float) -> None:
+        self.interval_s = interval_s
         self._streams = streams
-        self._interval_s = interval_s
         self._loop = asyncio.get_running_loop()
         self._news: set[int] = set()  # the streams that have something
         self._urgent = False  # one of them has ended
@@ -53,7 +56,7 @@ class Merged:
             await self._wait(timeout_s)
         if not (self._news or self._error):
             return {}
-        self._due = self._loop.time() + self._interval_s
+        self._due = self._loop.time() + self.interval_s
         news, self._news, self._urgent = sorted(self._news), set(), False
         pieces = {index: piece for index in news if (piece := self._streams[index].take())}
         self._error = self._error or next((e for index in news if (e := self._streams[index].error)), None)

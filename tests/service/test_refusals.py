@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -189,3 +190,37 @@ async def test_bytes_that_are_not_http_do_not_disturb_the_others(
         writer.close()
         await writer.wait_closed()
     assert (await complete(client, max_tokens=1))["choices"]
+
+
+@pytest.mark.parametrize(
+    "start", [b"GET /", b"GET / HTTP/1.1\r\nX-Long: ", b"GET / HTTP/1.1\r\n" + b"A: b\r\n" * 20_000]
+)
+async def test_a_head_without_an_end_is_refused_before_it_fills_the_memory(
+    service: ServiceProcess, start: bytes
+) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(service.socket_path))
+    async with asyncio.timeout(10):
+        writer.write(start)
+        with suppress(ConnectionError):  # it hangs up while we still talk
+            for _ in range(1000):
+                writer.write(b"x" * 2**12)
+                await writer.drain()
+            raise AssertionError("4 MB of one head were taken")
+        with suppress(ConnectionError):
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 400 ")
+    writer.close()
+
+
+async def test_many_requests_on_one_connection_do_not_count_as_one_long_head(service: ServiceProcess) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(service.socket_path))
+    padding = b"X-Padding: " + b"y" * 20_000 + b"\r\n"
+    async with asyncio.timeout(10):
+        for _ in range(8):
+            writer.write(b"GET /health/live HTTP/1.1\r\nHost: service\r\n" + padding + b"\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+    writer.close()
+    await writer.wait_closed()

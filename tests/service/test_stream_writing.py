@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from contextlib import ExitStack
 
 import pytest
 
 from model_service.api.chunks import ChunkWriter
+from model_service.api.event_stream import Pace
 from model_service.api.merged import Merged
 from model_service.api.schemas import Choice, Completion, Logprobs
 from model_service.engine.sequence import Piece
@@ -104,3 +106,15 @@ async def test_pieces_that_came_before_anybody_listened_are_read() -> None:
     stream.put(Piece("b", (2,), finish_reason="length"))
     async with Merged([stream], interval_s=NEVER_S) as merged, asyncio.timeout(5):
         assert await merged.read(NEVER_S) == {0: Piece("ab", (1, 2), finish_reason="length")}
+
+
+def test_many_streams_are_written_less_often_each_but_never_rarely() -> None:
+    pace, alone_s = Pace(), Pace().interval_s
+    with ExitStack() as open_streams:
+        for _ in range(64):
+            open_streams.enter_context(pace.writing())
+        assert alone_s < pace.interval_s < 0.05
+        for _ in range(1000):
+            open_streams.enter_context(pace.writing())
+        assert pace.interval_s == 0.1
+    assert pace.interval_s == alone_s == 0.02
