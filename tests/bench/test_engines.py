@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from model_service.bench.children import ChildFailed, Worker
+from model_service.bench.children import ChildFailed, Worker, in_child
 from model_service.bench.contestants import Entry, entries, formats, missing, multiplies_bf16
 from model_service.bench.engines import load
 from model_service.bench.models import BenchModel, open_model
 from model_service.bench.task import Task
+from tests.bench.idle import Idle
 from tests.support.tiny_models import save_tiny_generator
 
 TASK = Task(batch=3, prompt_len=6, new_tokens=8)
@@ -81,13 +82,17 @@ def test_llama_cpp_reads_the_smaller_formats_too(model: BenchModel, expected: li
     assert sum(a[0] == b[0] for a, b in zip(made, expected, strict=True)) >= 2, "rounding may turn one near tie"
 
 
-def test_an_engine_that_cannot_load_says_why(model: BenchModel) -> None:
-    with pytest.raises(ChildFailed, match="weights = 'int3'"):
-        worker(model, Entry("punchline", "int3"))
+def idle(log: Path) -> Worker:
+    return Worker(Entry("idle", "none"), Idle, log)
 
 
-def test_an_engine_that_is_killed_is_an_error_and_no_endless_wait(model: BenchModel) -> None:
-    engine = worker(model, Entry("punchline", "float32"))
+def test_an_engine_that_cannot_load_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailed, match="there is no engine 'vllm'"):
+        Worker(Entry("vllm", "F16"), partial(load, Entry("vllm", "F16"), tmp_path, "cpu"), tmp_path / "log")
+
+
+def test_an_engine_that_is_killed_is_an_error_and_no_endless_wait(tmp_path: Path) -> None:
+    engine = idle(tmp_path / "log")
     (process,) = multiprocessing.active_children()
     process.kill()
     with pytest.raises(ChildFailed, match="its process ended with exit code -9"):
@@ -95,9 +100,23 @@ def test_an_engine_that_is_killed_is_an_error_and_no_endless_wait(model: BenchMo
     engine.close()
 
 
+def test_an_engine_that_fails_once_says_why_and_goes_on(tmp_path: Path) -> None:
+    engine = idle(tmp_path / "log")
+    try:
+        with pytest.raises(ChildFailed, match=r"^nothing to do$"):
+            engine.prepare(Task(0, 1, 1))
+        assert engine.run(Task(2, 1, 3)).token_ids == [[1, 1, 1]] * 2
+    finally:
+        engine.close()
+    log = (tmp_path / "log").read_text()
+    assert "to the log, not to the results" in log
+    assert "in so many words" in log
+    assert multiprocessing.active_children() == []
+
+
 def test_what_a_child_raises_comes_back_as_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ChildFailed, match="nowhere is neither a folder nor a hub id"):
-        open_model("nowhere", tmp_path, tmp_path / "log")
+    with pytest.raises(ChildFailed, match=r"nowhere has no config\.json"):
+        in_child(tmp_path / "log", "models.link_checkpoint", Path("nowhere"), tmp_path / "target")
 
 
 @pytest.fixture
