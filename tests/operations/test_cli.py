@@ -65,7 +65,10 @@ def test_a_mistyped_command_is_told_the_nearest(tmp_path: Path) -> None:
         (("run", "--fast"), "No such option: --fast"),
         (("train", "sing"), "No such command 'sing'"),
         (("bench", "dance"), "No such command 'dance'"),
-        (("bench", "decode", "--engines", "vllm"), "'vllm' is not one of punchline, llama.cpp, ctranslate2, transformers"),
+        (
+            ("bench", "decode", "--engines", "vllm"),
+            "'vllm' is not one of punchline, llama.cpp, ctranslate2, transformers",
+        ),
         (("train", "joke", "--data", "none", "--out", "o"), "'none' does not exist"),
     ],
 )
