@@ -78,14 +78,20 @@ def serve(
     model: OneModel = "gpt2",
     streams: Annotated[int, typer.Option(help="Streams at once.", min=1)] = 64,
     rounds: Rounds = 5,
+    requests: Annotated[
+        int | None, typer.Option(help="Send so many short requests and watch the memory instead.", min=10)
+    ] = None,
     as_json: AsJson = False,
     cache: Cache = None,
     device: Device = "auto",
 ) -> None:
     """Streams over the socket against the same engine without it, and what the service adds to the first token."""
-    from model_service.bench.serve import measure
+    from model_service.bench import serve, serve_memory
 
-    _run([lambda session: measure(model, streams, rounds, session)], device, cache, as_json)
+    if requests is None:
+        _run([lambda session: serve.measure(model, streams, rounds, session)], device, cache, as_json)
+    else:
+        _run([lambda session: serve_memory.measure(model, streams, requests, session)], device, cache, as_json)
 
 
 @app.command()

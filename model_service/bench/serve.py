@@ -47,16 +47,30 @@ class Rounds:
     served_first: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The running service."""
+
+    socket: Path
+    pid: int
+
+    @property
+    def memory_bytes(self) -> int:
+        """What it holds in memory right now."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
+
+
 def measure(source: str, streams: int, rounds: int, session: Session) -> Report:
     """Measure one model. Raises ChildFailed if the engine, the service or the client fails."""
     machine = session.machine()
     model = open_model(source, session.cache, session.log)
-    with session.bar(rounds) as bar, _service(model, streams, session) as socket:
+    with session.bar(rounds) as bar, running_service(model, streams, session) as service:
         bar.now(f"{model.name}: the engine loads")
         entry = Entry(OURS, "auto")
         worker = Worker(entry, partial(load, entry, model.folder, session.device), session.log)
         try:
-            found = _alternate(model.name, worker, socket, streams, rounds, session, bar)
+            found = _alternate(model.name, worker, service.socket, streams, rounds, session, bar)
         finally:
             worker.close()
     return report(model.name, streams, found, machine)
@@ -109,8 +123,8 @@ def report(model: str, streams: int, found: Rounds, machine: Machine) -> Report:
 
 
 @contextmanager
-def _service(model: BenchModel, streams: int, session: Session) -> Iterator[Path]:
-    """Run the real service with one model and a slot for each stream; yields its socket once it is ready."""
+def running_service(model: BenchModel, streams: int, session: Session) -> Iterator[Service]:
+    """Run the real service with one model and a slot for each stream; yields it once it is ready."""
     with tempfile.TemporaryDirectory(prefix="pl-") as name:  # a socket's path must be short
         home = Path(name)
         devices = "auto" if session.gpu else ["cpu"]
@@ -132,7 +146,7 @@ def _service(model: BenchModel, streams: int, session: Session) -> Iterator[Path
         ):
             try:
                 in_child(session.log, "serve_client.wait_until_ready", home / "model.sock")
-                yield home / "model.sock"
+                yield Service(home / "model.sock", process.pid)
             finally:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):

@@ -1,23 +1,26 @@
-"""The client of `bench serve`, in a process of its own: it reads streams over the Unix socket, as the bot does."""
+"""The client of `bench serve`, in a process of its own: streams over the service's Unix socket.
 
-import asyncio
+It shares two cores with the engine, so it is as cheap as a client can be: one thread, plain sockets, and no event is
+parsed before the stream has ended.
+"""
+
+import json
 import re
+import selectors
+import socket
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import aiohttp
 
 from model_service.bench.task import Task
 
 READY_S = 120.0
 ANSWER_S = 600.0
-PRINTABLE = (
-    94  # ids of `!` to `~` in GPT-2's vocabulary and in ours: their text comes at once, a part of a letter waits
-)
+PRINTABLE = 94  # ids of `!` to `~` in GPT-2's vocabulary and in ours: their text comes at once, half a character waits
 USAGE = re.compile(rb'"completion_tokens": ?(\d+)')
+TAIL_BYTES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +31,97 @@ class Served:
     first_token_s: list[float]
 
 
-def request_batch(socket: Path, model: str, task: Task, singles: int) -> Served:
+@dataclass(slots=True)
+class _Reading:
+    """One answer on its way."""
+
+    began: float
+    first_s: float = 0.0
+    tail: bytearray = field(default_factory=bytearray)
+
+
+def request_batch(path: Path, model: str, task: Task, singles: int) -> Served:
     """Send a task's prompts at once, then some alone, one after the other. Runs in a child process."""
-    return asyncio.run(_request_batch(socket, model, task, singles))
+    prompts = task.prompts(PRINTABLE + 1)
+    began = time.perf_counter()
+    read_all(path, model, prompts, task.new_tokens)
+    seconds = time.perf_counter() - began
+    alone = Task(singles, task.prompt_len, 1, seed=task.seed).prompts(PRINTABLE + 1)
+    return Served(seconds, [read_all(path, model, [prompt_ids], 1)[0] for prompt_ids in alone])
 
 
-def wait_until_ready(socket: Path) -> None:
+def request_many(path: Path, model: str, task: Task, at_once: int) -> float:
+    """Send a task's prompts, so many at once; answers may end early. Returns the seconds. Runs in a child process."""
+    prompts = task.prompts(PRINTABLE + 1)
+    began = time.perf_counter()
+    for start in range(0, len(prompts), at_once):
+        read_all(path, model, prompts[start : start + at_once], task.new_tokens, least=0)
+    return time.perf_counter() - began
+
+
+def wait_until_ready(path: Path) -> None:
     """Wait until the service has loaded its model. Runs in a child process. Raises TimeoutError."""
-    asyncio.run(_wait_until_ready(socket))
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        try:
+            with _connection(
+                path, b"GET /health/ready HTTP/1.1\r\nHost: service\r\nConnection: close\r\n\r\n"
+            ) as answer:
+                if answer.recv(64).startswith(b"HTTP/1.1 200 "):
+                    return
+        except OSError:  # it does not listen yet
+            pass
+        time.sleep(0.1)
+    raise TimeoutError(f"the service did not get ready in {READY_S:.0f} s")
 
 
-def _client(socket: Path) -> aiohttp.ClientSession:
-    connector = aiohttp.UnixConnector(str(socket), limit=0)
-    return aiohttp.ClientSession("http://service", connector=connector, timeout=aiohttp.ClientTimeout(total=ANSWER_S))
+def read_all(
+    path: Path, model: str, prompts: Seq[list[int]], max_tokens: int, *, least: int | None = None
+) -> list[float]:
+    """Stream an answer to each prompt, all at once; returns when the first token of each came, in seconds.
+
+    Raises ValueError if an answer has fewer than `least` tokens, all of them by default.
+    """
+    selector, readings = selectors.DefaultSelector(), []
+    for prompt_ids in prompts:
+        reading = _Reading(time.perf_counter())
+        readings.append(reading)
+        selector.register(_connection(path, _request(model, prompt_ids, max_tokens)), selectors.EVENT_READ, reading)
+    while selector.get_map():
+        for key, _ in selector.select(ANSWER_S):
+            connection = key.fileobj
+            assert isinstance(connection, socket.socket)
+            if not _read(connection, key.data):
+                selector.unregister(connection)
+                connection.close()
+    for reading in readings:
+        usage = USAGE.search(reading.tail)
+        if usage is None or int(usage[1]) < (max_tokens if least is None else least):
+            raise ValueError(f"the service answered {reading.tail[-300:].decode(errors='replace')}")
+    return [reading.first_s for reading in readings]
 
 
-async def _wait_until_ready(socket: Path) -> None:
-    limit = time.monotonic() + READY_S
-    async with _client(socket) as client:
-        while time.monotonic() < limit:
-            with suppress(aiohttp.ClientConnectorError):  # it does not listen yet
-                async with client.get("/health/ready") as answer:
-                    if answer.status == 200:
-                        return
-            await asyncio.sleep(0.1)
-    raise TimeoutError(f"the service was not ready within {READY_S:.0f} s")
+def _read(connection: socket.socket, reading: _Reading) -> bool:
+    """Read what is there; false at the end of the answer."""
+    part = connection.recv(2**16)
+    if not reading.first_s and b'"text"' in part:
+        reading.first_s = time.perf_counter() - reading.began
+    reading.tail += part
+    del reading.tail[:-TAIL_BYTES]
+    return bool(part)
 
 
-async def _request_batch(socket: Path, model: str, task: Task, singles: int) -> Served:
-    async with _client(socket) as client:
-        prompts = task.prompts(PRINTABLE + 1)
-        began = time.perf_counter()
-        await asyncio.gather(*(_first_token_s(client, model, ids, task.new_tokens) for ids in prompts))
-        seconds = time.perf_counter() - began
-        alone = Task(singles, task.prompt_len, 1, seed=task.seed).prompts(PRINTABLE + 1)
-        return Served(seconds, [await _first_token_s(client, model, ids, 1) for ids in alone])
+def _connection(path: Path, request: bytes) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(ANSWER_S)
+    connection.connect(str(path))
+    connection.sendall(request)
+    return connection
 
 
-async def _first_token_s(client: aiohttp.ClientSession, model: str, prompt_ids: list[int], max_tokens: int) -> float:
-    """Read one answer to its end; returns when its first token came. Raises ValueError if it has too few."""
-    body: dict[str, Any] = {
+def _request(model: str, prompt_ids: list[int], max_tokens: int) -> bytes:
+    """Write a whole request. Each has a connection of its own, as the bot's have; a short answer counts that too."""
+    asked: dict[str, Any] = {
         "model": model,
         "prompt": prompt_ids,
         "max_tokens": max_tokens,
@@ -75,14 +129,6 @@ async def _first_token_s(client: aiohttp.ClientSession, model: str, prompt_ids: 
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    began = time.perf_counter()
-    first, tail = 0.0, b""
-    async with client.post("/v1/completions", json=body) as answer:
-        async for part in answer.content.iter_any():
-            if not first and b'"text"' in part:
-                first = time.perf_counter() - began
-            tail = tail[-1000:] + part
-    usage = USAGE.search(tail)
-    if answer.status != 200 or usage is None or int(usage[1]) != max_tokens:
-        raise ValueError(f"the service answered {answer.status}: {tail[-300:].decode(errors='replace')}")
-    return first
+    body = json.dumps(asked).encode()
+    head = "POST /v1/completions HTTP/1.1\r\nHost: service\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
