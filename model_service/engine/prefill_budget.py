@@ -7,7 +7,7 @@ With streams running, a step may take `STRETCH` times what it takes without prom
 as one pass takes. Pure Python, and no clock: the engine says what each step took.
 """
 
-STRETCH = 2.0  # the promise is three median steps at the 99th percentile; a token costs more the longer the prompt is
+STRETCH = 1.8  # the promise is three median steps at the 99th percentile; steps of the same work differ, too
 LEAST_TOKENS = 8  # so that a prompt goes on; more where fewer take as long
 SLOW = 0.25  # weight of a new measurement
 HICCUP = 2.0  # what takes more than this many times the usual is counted as that: it was the machine, not the model
