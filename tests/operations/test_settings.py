@@ -143,6 +143,8 @@ def test_models_can_be_given_as_json(tmp_path: Path) -> None:
     settings = read(tmp_path, PUNCHLINE_SERVICE__MODELS='[{"name": "a", "source": "x/y", "task": "classify"}]')
     assert settings.service.models[0].task == "classify"
     assert problems(tmp_path, PUNCHLINE_SERVICE__MODELS="a") == ["service.models: must be a list written as JSON"]
+    assert problems(tmp_path, PUNCHLINE_SERVICE__SHARES="a") == ["service.shares: must be a table written as JSON"]
+    assert problems(tmp_path, PUNCHLINE_SERVICE__SHARES='{"7": 0}') == ["service.shares: must be above 0"]
 
 
 SERVICE = "PUNCHLINE_SERVICE__"
