@@ -19,6 +19,7 @@
 
 constexpr int kGroup = 64;    // inputs that share an activation scale
 constexpr int kOutputs = 32;  // outputs in a block of packed weights
+constexpr int kAhead = 3;     // groups of weights that are fetched from memory while one is multiplied
 constexpr int kNotFinite = 0x99;  // quiet NaN, plus and minus infinity, signalling NaN
 constexpr int kRows = 6;      // rows in a tile: 2 x 6 int32 and 2 x 6 float registers of the 32
 
@@ -115,19 +116,19 @@ private:
         for (int tile = 0, row = 0; tile < tiles; ++tile) {
             const int height = (rows - row + tiles - tile - 1) / (tiles - tile);  // even tiles: 8 rows are 4 and 4
             switch (height) {
-                case 1: multiply_tile<1>(x, row, y, stride, block, epilogue); break;
-                case 2: multiply_tile<2>(x, row, y, stride, block, epilogue); break;
-                case 3: multiply_tile<3>(x, row, y, stride, block, epilogue); break;
-                case 4: multiply_tile<4>(x, row, y, stride, block, epilogue); break;
-                case 5: multiply_tile<5>(x, row, y, stride, block, epilogue); break;
-                default: multiply_tile<6>(x, row, y, stride, block, epilogue);
+                case 1: multiply_tile<1>(x, row, y, stride, block, tile == 0, epilogue); break;
+                case 2: multiply_tile<2>(x, row, y, stride, block, tile == 0, epilogue); break;
+                case 3: multiply_tile<3>(x, row, y, stride, block, tile == 0, epilogue); break;
+                case 4: multiply_tile<4>(x, row, y, stride, block, tile == 0, epilogue); break;
+                case 5: multiply_tile<5>(x, row, y, stride, block, tile == 0, epilogue); break;
+                default: multiply_tile<6>(x, row, y, stride, block, tile == 0, epilogue);
             }
             row += height;
         }
     }
 
     template <int R>
-    void multiply_tile(const Quantized& x, int row, float* y, int stride, int block, Epilogue epilogue) const {
+    void multiply_tile(const Quantized& x, int row, float* y, int stride, int block, bool fetch, Epilogue epilogue) const {
         const int groups = width_ / kGroup;
         const uint8_t* w = packed_.get() + size_t(block) * kOutputs * width_;
         const int8_t* values = x.values.get() + size_t(row) * width_;
@@ -136,6 +137,9 @@ private:
         __m512 sums[R][2];
         for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
         for (int g = 0; g < groups; ++g, w += kGroup * kOutputs) {
+            if (fetch)
+                for (int line = 0; line < kGroup * kOutputs; line += 64)
+                    _mm_prefetch(reinterpret_cast<const char*>(w) + kAhead * kGroup * kOutputs + line, _MM_HINT_T0);
             __m512i ints[R][2];
             for (int r = 0; r < R; ++r) ints[r][0] = ints[r][1] = _mm512_set1_epi32(starts[r * groups + g]);
 #pragma GCC unroll 16
