@@ -93,7 +93,7 @@ def train(context: typer.Context) -> None:
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)
 def bench(context: typer.Context) -> None:
-    """Measure the engine beside its peers: `bench decode`, `prefill`, `serve`, `quality`, `growth`, `gaps`, `all`."""
+    """Measure the engine beside its peers: `bench decode`, `prefill`, `serve`, `quality`, `all` and more."""
     _hand_over("bench", *context.args)
 
 
