@@ -126,6 +126,7 @@ class _Server(uvicorn.Server):
                 app,
                 http=LimitedHttp,
                 lifespan="off",
+                proxy_headers=False,  # nobody stands between a client and us
                 ws="none",
                 log_config=None,
                 log_level=logging.WARNING,
