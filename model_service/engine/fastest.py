@@ -1,5 +1,6 @@
 """Which number format runs fastest on this CPU, measured: one layer of the model's width, alone and with eight rows."""
 
+import logging
 import statistics
 import time
 from functools import lru_cache
@@ -14,6 +15,8 @@ from model_service.models.gpt2 import GPT2, GPT2Shape
 from model_service.models.loading import DTYPES
 from model_service.native.library import why_not
 
+log = logging.getLogger(__name__)
+
 CANDIDATES = ("int8", "bfloat16", "float32")
 ROUNDS = 4
 ROWS = (1, 8)
@@ -24,7 +27,10 @@ def cpu_forward(model: GPT2, weights: str, num_slots: int) -> Forward:
     """Return what runs a model on the CPU: our kernels for int8 where they run, else torch."""
     if weights != "int8":
         return TorchForward(model, num_slots)
-    return TorchForward(model.quantised(), num_slots) if why_not() else NativeForward(model, num_slots)
+    if reason := why_not():
+        log.info("int8 runs in torch, which is slower: %s", reason)
+        return TorchForward(model.quantised(), num_slots)
+    return NativeForward(model, num_slots)
 
 
 def fastest_weights(shape: GPT2Shape) -> str:

@@ -1,4 +1,4 @@
-"""Finds and calls the compiled kernels (src/model.cpp). Where there are none, torch does the work, slower.
+"""Finds and calls the compiled kernels (src/interface.cpp). Where there are none, torch does the work, slower.
 
 The package builds them when it is installed with a C++ compiler at hand; the processor must have AVX512-VNNI.
 """
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 NAME = "_kernels"
+INTERFACE = 1  # grows with every change of what follows, as in interface.cpp
 ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
 
 
 class Shape(Structure):
-    """The numbers that decide what is computed; `Shape` in model.cpp."""
+    """The numbers that decide what is computed; `Shape` in model.h."""
 
     _fields_ = (
         ("vocab_size", c_int32),
@@ -32,7 +33,7 @@ class Shape(Structure):
 
 
 class Tokens(Structure):
-    """Tokens of one slot, from position `start`, and the handle of their adapter or None; `Chunk` in model.cpp."""
+    """Tokens of one slot, from position `start`, and the handle of their adapter or None; `Chunk` in model.h."""
 
     _fields_ = (("slot", c_int32), ("start", c_int32), ("count", c_int32), ("adapter", c_void_p))
 
@@ -50,6 +51,12 @@ class Draw(Structure):
     )
 
 
+def _done(ok: int) -> None:
+    """Raise MemoryError for what a function returns when it found no room; ctypes calls it with the result."""
+    if not ok:
+        raise MemoryError("no memory left for the int8 kernels")
+
+
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "supported": (c_int, []),
     "new_team": (c_void_p, [c_int]),
@@ -57,16 +64,16 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "draw": (None, [c_void_p, c_void_p, c_int, c_int, POINTER(Draw), c_void_p]),
     "uniform": (c_double, [c_uint64, c_uint64]),
     "delete": (None, [c_void_p]),
-    "set_norm": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p]),
-    "set_linear": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int]),
+    "set_norm": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p]),
+    "set_linear": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int]),
     "set_scale": (None, [c_void_p, c_int, c_float]),
-    "set_embedding": (None, [c_void_p, c_int, c_void_p, c_int]),
+    "set_embedding": (_done, [c_void_p, c_int, c_void_p, c_int]),
     "size_bytes": (c_size_t, [c_void_p]),
-    "hidden": (None, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
-    "logits": (None, [c_void_p, c_void_p, c_int, c_void_p]),
+    "hidden": (_done, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
+    "logits": (_done, [c_void_p, c_void_p, c_int, c_void_p]),
     "new_adapter": (c_void_p, [c_int]),
     "delete_adapter": (None, [c_void_p]),
-    "set_low_rank": (None, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
+    "set_low_rank": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
     "swap": (None, [c_void_p, c_int, c_int]),
     "copy": (None, [c_void_p, c_int, c_int, c_int]),
 }
@@ -86,6 +93,8 @@ def library() -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(files[0]))
     except OSError as error:
         raise Unavailable(f"the int8 kernels do not load: {error}") from error
+    if getattr(loaded, f"punchline_interface_{INTERFACE}", None) is None:
+        raise Unavailable("the int8 kernels were built from other sources: make install builds them again")
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(loaded, f"punchline_{name}")
         function.restype, function.argtypes = result, arguments
@@ -94,6 +103,7 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+@lru_cache(maxsize=1)
 def why_not() -> str:
     """Say why the kernels cannot run here; empty if they can."""
     try:

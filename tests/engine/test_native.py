@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+import shutil
+import subprocess
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from pathlib import Path
@@ -22,6 +24,7 @@ from model_service.engine.scheduler import Chunk, Copy, Move
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.models.gpt2 import GPT2
 from model_service.models.loading import read_checkpoint
+from model_service.native import library as native
 from model_service.native.library import why_not
 from tests.engine.test_engine import PROMPTS, ask
 from tests.support.tiny_models import save_tiny_generator
@@ -192,3 +195,20 @@ async def test_a_seed_repeats_whatever_shares_the_batch(tmp_path: Path) -> None:
     together = await asyncio.gather(*(ask(engine, text, drawn) for text in PROMPTS))
     assert [answer.token_ids for answer in together] == alone
     await engine.close()
+
+
+def test_kernels_from_other_sources_are_not_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "old.c").write_text("int punchline_supported() { return 1; }")
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    subprocess.run([compiler, "-shared", "-o", tmp_path / "_kernels.so", tmp_path / "old.c"], check=True, timeout=60)
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "library.py"))
+    with pytest.raises(native.Unavailable, match="make install builds them again"):
+        native.library.__wrapped__()
+
+
+def test_without_kernels_the_reason_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "library.py"))
+    with pytest.raises(native.Unavailable, match="install a C\\+\\+ compiler"):
+        native.library.__wrapped__()

@@ -1,4 +1,4 @@
-// GPT-2 on a CPU: one call runs all layers for the tokens of a step. The door to Python is the C interface below.
+// GPT-2 on a CPU: one call runs all layers for the tokens of a step.
 //
 //     x ─┬─ ln_1, quantise ─ qkv ─ put, attend ─ quantise ─ proj ─ + ─ ln_2, quantise ─ up, act ─ quantise ─ down ─ + ─┬─ ln_f
 //        └──────────────────────────────────────── L times ────────────────────────────────────────────────────────┘
@@ -6,15 +6,14 @@
 // Every ─ is a phase that the whole team shares: rows, blocks of outputs, or heads. Nothing of a row depends on
 // another row of the batch, down to the bits (see linear.h and attention.h).
 
+#pragma once
+
 #include <array>
 #include <vector>
 
 #include "attention.h"
-#include "draw.h"
 #include "linear.h"
 #include "team.h"
-
-namespace {
 
 struct Norm {
     Buffer<float> weight, bias;
@@ -28,6 +27,10 @@ struct Block {
 
 struct Adapter {
     explicit Adapter(int layers) : linears(layers) {}
+    void set(int layer, int which, const float* a, const float* b, int low_rank, int in, int out) {
+        linears[layer][which].load(a, b, low_rank, in, out);
+        rank = std::max(rank, low_rank);
+    }
     int rank = 0;                                 // the largest
     std::vector<std::array<LowRank, 4>> linears;  // by layer: qkv, proj, up, down; rank 0 where it adds nothing
 };
@@ -289,70 +292,3 @@ private:
     Buffer<float> x_, normed_, attended_, qkv_, inner_;
     Quantized quantised_;
 };
-
-}  // namespace
-
-extern "C" {
-
-// Whether this machine's processor can run the kernels.
-int punchline_supported() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
-}
-
-// A team of threads, for any number of models; it lives as long as the process. Null: no threads to be had.
-void* punchline_new_team(int threads) {
-    try {
-        return new Team(threads);
-    } catch (...) {
-        return nullptr;
-    }
-}
-void* punchline_new(const Shape* shape, int slots, void* team) {
-    try {
-        return new Model(*shape, slots, *static_cast<Team*>(team));
-    } catch (...) {
-        return nullptr;  // out of memory
-    }
-}
-// Draw a token for each row of logits (rows, V); a negative one where the numbers of a row broke.
-void punchline_draw(void* team, const float* logits, int rows, int vocab_size, const Draw* draws, int32_t* token_ids) {
-    auto& helpers = *static_cast<Team*>(team);
-    helpers.run([&] {
-        thread_local RowDraw row_draw;
-        for (int row; (row = helpers.next(rows)) >= 0;)
-            token_ids[row] = row_draw.run(logits + size_t(row) * vocab_size, vocab_size, draws[row]);
-    });
-}
-double punchline_uniform(uint64_t seed, uint64_t position) { return uniform(seed, position); }
-void punchline_delete(void* model) { delete static_cast<Model*>(model); }
-void punchline_set_norm(void* model, int layer, int which, const float* weight, const float* bias) {
-    static_cast<Model*>(model)->set_norm(layer, which, weight, bias);
-}
-void punchline_set_linear(void* model, int layer, int which, const float* weight, const float* bias, int outputs, int inputs) {
-    static_cast<Model*>(model)->set_linear(layer, which, weight, bias, outputs, inputs);
-}
-void punchline_set_scale(void* model, int layer, float scale) { static_cast<Model*>(model)->set_scale(layer, scale); }
-void punchline_set_embedding(void* model, int which, const float* weight, int rows) {
-    static_cast<Model*>(model)->set_embedding(which, weight, rows);
-}
-size_t punchline_size_bytes(void* model) { return static_cast<Model*>(model)->size_bytes(); }
-void punchline_hidden(void* model, const int64_t* ids, const Chunk* chunks, int num_chunks, float* out) {
-    static_cast<Model*>(model)->hidden(ids, chunks, num_chunks, out);
-}
-void punchline_logits(void* model, const float* hidden, int rows, float* out) {
-    static_cast<Model*>(model)->logits(hidden, rows, out);
-}
-void* punchline_new_adapter(int layers) { return new Adapter(layers); }
-void punchline_delete_adapter(void* adapter) { delete static_cast<Adapter*>(adapter); }
-void punchline_set_low_rank(void* adapter, int layer, int which, const float* a, const float* b, int rank, int in, int out) {
-    auto* set = static_cast<Adapter*>(adapter);
-    set->linears[layer][which].load(a, b, rank, in, out);
-    set->rank = std::max(set->rank, rank);
-}
-void punchline_swap(void* model, int a, int b) { static_cast<Model*>(model)->cache().swap(a, b); }
-void punchline_copy(void* model, int source, int target, int length) {
-    static_cast<Model*>(model)->cache().copy(source, target, length);
-}
-
-}  // extern "C"
