@@ -1,5 +1,6 @@
 """The command line of the bench: `python -m model_service bench …`. Nothing heavy is imported before it is needed."""
 
+import signal
 import sys
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
@@ -216,6 +217,7 @@ def _run(
     from model_service.bench.report import show
     from model_service.bench.session import open_session
 
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # clean up, as after Ctrl-C
     reports = []
     with open_session(device, cache) as session:
         for measure in measurements:

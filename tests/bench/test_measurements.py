@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import json
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,3 +223,15 @@ def test_the_machine_line_names_the_processor_and_what_matters_of_it(tmp_path: P
     )
     assert cpu_name(cpuinfo) == "Zen (family 26 model 2, AVX-512 VNNI)"
     assert MACHINE.line == "a desk, 24 GiB, measured reads 50.0 GB/s, torch 2.13, 2026-01-01"
+
+
+def test_a_call_that_is_stopped_leaves_no_weights_behind(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "model_service", "bench", "gaps", "--model", "distilgpt2"]
+    with subprocess.Popen(argv, env=clean_environment(TMPDIR=str(tmp_path)), stderr=subprocess.DEVNULL) as process:
+        limit = time.monotonic() + 60
+        while not list(tmp_path.glob("punchline-bench-*/engines.log")):
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(timeout=30) == 128 + signal.SIGTERM
+    assert list(tmp_path.glob("punchline-bench-*")) == []
