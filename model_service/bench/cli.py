@@ -159,25 +159,29 @@ def gpu(model: OneModel = "gpt2-xl", batch: Batches = None, rounds: Rounds = 5, 
 def everything(
     write: Annotated[bool, typer.Option("--write", help="Write the tables into the document.")] = False,
     document: Annotated[Path, typer.Option(help="The document.", dir_okay=False)] = Path("docs/performance.md"),
+    only: Annotated[list[str] | None, typer.Option(help="Some of them: `decode,prefill`.")] = None,
     model: Models = None,
     rounds: Rounds = 5,
     cache: Cache = None,
     device: Device = "auto",
 ) -> None:
-    """All of these, one after the other; `--write` renews docs/performance.md."""
+    """All of these, one after the other; `--write` renews docs/performance.md, each table when it is measured."""
     from model_service.bench.document import NoDocument, check, write_tables
     from model_service.bench.everything import NAMES, measurements
 
+    names = split(only) or NAMES
+    if unknown := set(names) - set(NAMES):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}.", param_hint="--only")
     try:
         if write:
-            check(document, NAMES)
-        reports = _run(measurements(split(model) or MODELS, rounds), device, cache, as_json=False, stop=False)
-        if write:
-            write_tables(document, reports)
+            check(document, names)
+        chosen = measurements(split(model) or MODELS, rounds)
+        keep = (lambda report: write_tables(document, [report])) if write else None
+        reports = _run([chosen[name] for name in names], device, cache, as_json=False, stop=False, keep=keep)
     except NoDocument as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(2) from None
-    if len(reports) < len(NAMES):
+    if len(reports) < len(names):
         raise SystemExit(1)
 
 
@@ -211,8 +215,12 @@ def _run(
     as_json: bool,
     *,
     stop: bool = True,
+    keep: "Callable[[Report], None] | None" = None,
 ) -> "list[Report]":
-    """Measure and print, one after the other. Exits with 1 if something could not be measured, unless `stop` is off."""
+    """Measure and print, one after the other, and `keep` each at once: what comes later may be stopped.
+
+    Exits with 1 if something could not be measured, unless `stop` is off.
+    """
     from model_service.bench.children import ChildFailed
     from model_service.bench.report import show
     from model_service.bench.session import open_session
@@ -230,6 +238,8 @@ def _run(
                 reports.append(report)
                 with session.aside():
                     show(report, as_json=as_json)
+                if keep:
+                    keep(report)
     if not reports:
         session.fail("Nothing could be measured.")
     if session.failures and stop:

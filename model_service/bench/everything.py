@@ -14,16 +14,16 @@ NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve")
 STREAMS = 64
 
 
-def measurements(models: Seq[str], rounds: int) -> list[Callable[[Session], Report]]:
-    """Return what is measured. Growth and serving take the first of the models; quality takes trained weights."""
+def measurements(models: Seq[str], rounds: int) -> dict[str, Callable[[Session], Report]]:
+    """Return what is measured, by name. Growth and serving take the first model; quality takes trained weights."""
     decode = Plan("decode", tuple(models), (1, 8, 32), ENGINES, rounds)
     prefill = Plan("prefill", tuple(models), (1,), ENGINES, rounds)
-    return [
-        lambda session: throughput.measure(decode, session),
-        lambda session: throughput.measure(prefill, session),
-        lambda session: quality.measure("jokes-mini", default_texts(), None, session),
-        lambda session: growth.measure(models[0], growth.BATCHES, growth.CONTEXTS, session),
-        lambda session: gaps.measure(models, session),
-        lambda session: adapters.measure(models[0], rounds, session),
-        lambda session: serve.measure(models[0], STREAMS, rounds, session),
-    ]
+    return {
+        "decode": lambda session: throughput.measure(decode, session),
+        "prefill": lambda session: throughput.measure(prefill, session),
+        "quality": lambda session: quality.measure("jokes-mini", default_texts(), None, session),
+        "growth": lambda session: growth.measure(models[0], growth.BATCHES, growth.CONTEXTS, session),
+        "gaps": lambda session: gaps.measure(models, session),
+        "adapters": lambda session: adapters.measure(models[0], rounds, session),
+        "serve": lambda session: serve.measure(models[0], STREAMS, rounds, session),
+    }
