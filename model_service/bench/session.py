@@ -1,5 +1,6 @@
 """One call of `punchline bench`: where its files are, what it says on stderr, and what runs under it."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from model_service.bench.children import in_child
 from model_service.bench.machine import Machine, describe
+from model_service.bench.threads import cores
 
 LOG = "engines.log"
 
@@ -92,10 +94,20 @@ def open_session(device: str, cache: Path | None) -> Iterator[Session]:
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     try:
         with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
-            yield Session(folder.absolute(), _device(device, folder / LOG), progress, [])
+            session = Session(folder.absolute(), _device(device, folder / LOG), progress, [])
+            if warning := busy(os.getloadavg()[0], cores()):
+                session.say(warning)
+            yield session
     finally:
         if cache is None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def busy(load: float, num_cores: int) -> str | None:
+    """Return a warning if other programs need the cores: engines whose threads spin lose most by that."""
+    if load <= num_cores / 2:
+        return None
+    return f"This machine is busy (load {load:.1f} on {num_cores} cores): the figures will not be fair."
 
 
 def _device(device: str, log: Path) -> str:
