@@ -148,6 +148,14 @@ def adapters(
 
 
 @app.command()
+def profile(model: OneModel = "gpt2", as_json: AsJson = False, cache: Cache = None) -> None:
+    """Where the time of a step goes, phase by phase, with int8 weights on the CPU."""
+    from model_service.bench.profile import measure
+
+    _run([lambda session: measure(model, session)], "cpu", cache, as_json)
+
+
+@app.command()
 def gpu(model: OneModel = "gpt2-xl", batch: Batches = None, rounds: Rounds = 5, cache: Cache = None) -> None:
     """Decoding on a GPU beside transformers, and the share of its copy rate; JSON lines."""
     from model_service.bench.gpu import BATCHES, main

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 
-from model_service.bench import adapters, gaps, growth, quality, serve, throughput
+from model_service.bench import adapters, gaps, growth, profile, quality, serve, throughput
 from model_service.bench.contestants import ENGINES
 from model_service.bench.report import Report
 from model_service.bench.session import Session
 from model_service.bench.texts import default_texts
 from model_service.bench.throughput import Plan
 
-NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve")
+NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve", "profile")
 STREAMS = 64
 
 
@@ -26,4 +26,5 @@ def measurements(models: Seq[str], rounds: int) -> dict[str, Callable[[Session],
         "gaps": lambda session: gaps.measure(models, session),
         "adapters": lambda session: adapters.measure(models[0], rounds, session),
         "serve": lambda session: serve.measure(models[0], STREAMS, rounds, session),
+        "profile": lambda session: profile.measure(models[0], session),
     }

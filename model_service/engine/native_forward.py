@@ -62,6 +62,10 @@ class NativeForward:
         """What the weights take."""
         return self._native.size_bytes
 
+    def seconds(self) -> dict[str, float]:
+        """Return how long each phase of the kernels has taken in all."""
+        return self._native.seconds()
+
     def hidden(self, chunks: Seq[Chunk]) -> Tensor:
         """Run the chunks' tokens through all layers. Returns (N, E)."""
         ids = [t for c in chunks for t in c.sequence.token_ids[c.start : c.end]]

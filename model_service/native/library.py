@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 NAME = "_kernels"
-INTERFACE = 1  # grows with every change of what follows, as in interface.cpp
+INTERFACE = 2  # grows with every change of what follows, as in interface.cpp
+PHASES = ("norms, quantising", "qkv", "attention", "proj", "up, activation", "down", "head")  # `Phase` in model.h
 ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
 
 
@@ -71,6 +72,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "size_bytes": (c_size_t, [c_void_p]),
     "hidden": (_done, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
     "logits": (_done, [c_void_p, c_void_p, c_int, c_void_p]),
+    "seconds": (None, [c_void_p, c_void_p]),
     "new_adapter": (c_void_p, [c_int]),
     "delete_adapter": (None, [c_void_p]),
     "set_low_rank": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
@@ -190,6 +192,12 @@ class NativeModel:
         out = self._logits[: len(hidden)]
         self._library.punchline_logits(self._model, hidden.data_ptr(), len(hidden), out.data_ptr())
         return out
+
+    def seconds(self) -> dict[str, float]:
+        """Return how long each phase has taken in all, since the model was made."""
+        out = (c_double * len(PHASES))()
+        self._library.punchline_seconds(self._model, out)
+        return dict(zip(PHASES, out, strict=True))
 
     def swap(self, a: int, b: int) -> None:
         """Let two slots trade their content."""

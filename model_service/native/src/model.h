@@ -9,15 +9,13 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <vector>
 
 #include "attention.h"
 #include "linear.h"
+#include "norm.h"
 #include "team.h"
-
-struct Norm {
-    Buffer<float> weight, bias;
-};
 
 struct Block {
     Norm ln_1, ln_2;
@@ -50,6 +48,9 @@ struct Shape {
     float epsilon;
 };
 
+// Where the time of a step goes; `PHASES` in library.py.
+enum Phase { kPrepare, kQkvProduct, kAttention, kProjProduct, kUpProduct, kDownProduct, kHeadProduct, kPhases };
+
 enum Which { kQkv, kProj, kUp, kDown };
 
 constexpr int kQueriesPerTask = 32;
@@ -65,10 +66,7 @@ public:
 
     void set_norm(int layer, int which, const float* weight, const float* bias) {
         Norm& norm = layer == shape_.n_layer ? ln_f_ : which == 0 ? blocks_[layer].ln_1 : blocks_[layer].ln_2;
-        for (auto [buffer, values] : {std::pair(&norm.weight, weight), std::pair(&norm.bias, bias)}) {
-            buffer->resize(round_up(shape_.n_embd, kGroup));
-            std::copy_n(values, shape_.n_embd, buffer->get());
-        }
+        norm.load(weight, bias, shape_.n_embd);
     }
 
     void set_linear(int layer, int which, const float* weight, const float* bias, int outputs, int inputs) {
@@ -97,17 +95,19 @@ public:
     }
 
     Cache& cache() { return cache_; }
+    const double* seconds() const { return seconds_; }  // (kPhases,), since the model was made
 
     // Run the tokens of `chunks` through all layers and the final norm. out: (N, E).
     void hidden(const int64_t* ids, const Chunk* chunks, int num_chunks, float* out) {
         plan(chunks, num_chunks);
         reserve();
+        last_ = now();
         team_.run([&] {
             for (int row; (row = team_.next(num_rows_)) >= 0;) embed(row, ids[row]);
-            team_.barrier();
+            end(kPrepare);
             for (int layer = 0; layer < shape_.n_layer; ++layer) run_block(layer, chunks, num_chunks);
             for (int row; (row = team_.next(num_rows_)) >= 0;) {
-                normalise(row, ln_f_);
+                ln_f_.apply(&x_[size_t(row) * stride()], &normed_[size_t(row) * stride()], shape_.n_embd, shape_.epsilon);
                 std::copy_n(&normed_[size_t(row) * stride()], shape_.n_embd, out + size_t(row) * shape_.n_embd);
             }
         });
@@ -118,13 +118,15 @@ public:
         num_rows_ = rows;
         reserve();
         quantised_.width = stride();
+        last_ = now();
         team_.run([&] {
             for (int row; (row = team_.next(rows)) >= 0;) {
                 std::copy_n(hidden + size_t(row) * shape_.n_embd, shape_.n_embd, &normed_[size_t(row) * stride()]);
                 quantised_.set(row, &normed_[size_t(row) * stride()]);
             }
-            team_.barrier();
+            end(kPrepare);
             head_.apply(team_, quantised_, rows, out, shape_.vocab_size, {});
+            end(kHeadProduct);
         });
     }
 
@@ -132,6 +134,17 @@ private:
     static __mmask16 valid(int n) { return n >= kLanes ? 0xffff : __mmask16((1u << n) - 1); }
     int stride() const { return round_up(shape_.n_embd, kGroup); }
     int inner_stride() const { return round_up(shape_.n_inner, kGroup); }
+
+    static double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+    // The barrier that ends a phase.
+    void end(Phase phase) {
+        team_.barrier();
+        if (!Team::leads()) return;
+        const double time = now();
+        seconds_[phase] += time - last_;
+        last_ = time;
+    }
 
     void plan(const Chunk* chunks, int num_chunks) {
         queries_.clear();
@@ -179,20 +192,20 @@ private:
         const int width = shape_.n_embd;
         prepare(&block.ln_1, x_, width, layer, kQkv);
         block.qkv.apply(team_, quantised_, num_rows_, qkv_.get(), 3 * width, {.added = added()});
-        team_.barrier();
+        end(kQkvProduct);
         if (num_rows_ > num_chunks) put(layer, chunks, num_chunks);
         attend(layer, block.attention_scale);
-        team_.barrier();
+        end(kAttention);
         prepare(nullptr, attended_, width, layer, kProj);
         block.proj.apply(team_, quantised_, num_rows_, x_.get(), stride(), {.add = true, .added = added()});
-        team_.barrier();
+        end(kProjProduct);
         prepare(&block.ln_2, x_, width, layer, kUp);
         const auto activation = Activation(shape_.activation);
         block.up.apply(team_, quantised_, num_rows_, inner_.get(), inner_stride(), {.activation = activation, .added = added()});
-        team_.barrier();
+        end(kUpProduct);
         prepare(nullptr, inner_, shape_.n_inner, layer, kDown);
         block.down.apply(team_, quantised_, num_rows_, x_.get(), stride(), {.add = true, .added = added()});
-        team_.barrier();
+        end(kDownProduct);
     }
 
     const Added* added() const { return rank_ ? added_.data() : nullptr; }
@@ -202,12 +215,12 @@ private:
         const int width = round_up(inputs, kGroup);
         quantised_.width = width;
         for (int row; (row = team_.next(num_rows_)) >= 0;) {
-            if (norm) normalise(row, *norm);
+            if (norm) norm->apply(&x_[size_t(row) * width], &normed_[size_t(row) * width], inputs, shape_.epsilon);
             const float* x = (norm ? normed_ : activation).get() + size_t(row) * width;
             quantised_.set(row, x);
             if (rank_) narrow(row, x, layer, linear);
         }
-        team_.barrier();
+        end(kPrepare);
     }
 
     void narrow(int row, const float* x, int layer, Which linear) {
@@ -215,24 +228,6 @@ private:
         float* thin = &thin_[size_t(row) * rank_];
         if (low_rank && low_rank->rank) low_rank->narrow(x, thin);
         added_[row] = {low_rank && low_rank->rank ? low_rank : nullptr, thin};
-    }
-
-    void normalise(int row, const Norm& norm) {
-        const float* x = &x_[size_t(row) * stride()];
-        float* out = &normed_[size_t(row) * stride()];
-        __m512 sum = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-        for (int i = 0; i < stride(); i += kLanes) sum = _mm512_add_ps(sum, _mm512_loadu_ps(x + i));
-        const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(sum) / shape_.n_embd);
-        for (int i = 0; i < shape_.n_embd; i += kLanes) {
-            const __m512 d = _mm512_maskz_sub_ps(valid(shape_.n_embd - i), _mm512_loadu_ps(x + i), mean);
-            squares = _mm512_fmadd_ps(d, d, squares);
-        }
-        const float variance = _mm512_reduce_add_ps(squares) / shape_.n_embd;
-        const __m512 scale = _mm512_set1_ps(1.0f / std::sqrt(variance + shape_.epsilon));
-        for (int i = 0; i < stride(); i += kLanes) {  // weights and biases are zero in the padding
-            const __m512 d = _mm512_mul_ps(_mm512_sub_ps(_mm512_loadu_ps(x + i), mean), scale);
-            _mm512_storeu_ps(out + i, _mm512_fmadd_ps(d, _mm512_load_ps(&norm.weight[i]), _mm512_load_ps(&norm.bias[i])));
-        }
     }
 
     // Write the keys and values of prompts, before any of their queries. Ends with a barrier.
@@ -282,6 +277,7 @@ private:
     Linear head_;
     Buffer<uint16_t> wte_, wpe_;
     Cache cache_;
+    double seconds_[kPhases] = {}, last_ = 0;
     int num_rows_ = 0;              // of this step
     std::vector<int> first_rows_;   // of this step's chunks
     std::vector<Queries> queries_;  // of this step

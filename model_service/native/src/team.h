@@ -38,6 +38,9 @@ public:
         barrier();
     }
 
+    // Inside `run`: whether this is the thread that called it.
+    static bool leads() { return !helps(); }
+
     // Inside `run`: the next of `count` tasks, or -1 when all are taken. Tasks start anew after each barrier.
     int next(int count) {
         int task = task_.fetch_add(1, std::memory_order_relaxed);
@@ -63,6 +66,11 @@ public:
 private:
     static constexpr int kPatience = 1000;  // pauses, about 40 microseconds: longer than any phase of a small batch
 
+    static bool& helps() {
+        thread_local bool helping = false;
+        return helping;
+    }
+
     static void pause(int spins) {
         if (spins < kPatience)
             _mm_pause();
@@ -71,6 +79,7 @@ private:
     }
 
     void help() {
+        helps() = true;
         uint32_t seen = 0;
         while (true) {
             for (int spins = 0; run_number_.load(std::memory_order_acquire) == seen && spins < kPatience; ++spins)
