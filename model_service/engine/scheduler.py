@@ -17,6 +17,7 @@ from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.sequence import Sequence, Status
 from model_service.engine.slots import Slots, common_prefix
 
+SETTLED = 4  # tokens: younger streams wait for prompts that came with them, so that a burst is in the batch at once
 WORTH_WAITING = 16  # tokens that somebody is just reading; fewer are read once more
 
 
@@ -105,7 +106,8 @@ class Scheduler:
         transfers += self._begin()
         begun = [s for s in self.running if s.id not in self._fresh]
         reading = sorted((s for s in begun if s.num_missing > 1), key=lambda s: s.id)
-        budget = self.budget.tokens(num_streams=len(begun) - len(reading))
+        settled = sum(s.num_generated >= SETTLED for s in begun)
+        budget = self.budget.tokens(num_streams=settled)
         sizes = dict(zip(reading, divide([s.num_missing for s in reading], budget), strict=True))
         chunks = []
         for sequence in begun:
