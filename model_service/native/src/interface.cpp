@@ -50,8 +50,9 @@ void punchline_draw(void* team, const float* logits, int rows, int vocab_size, c
     auto& helpers = *static_cast<Team*>(team);
     helpers.run([&] {
         thread_local RowDraw row_draw;
-        for (int row; (row = helpers.next(rows)) >= 0;)
+        helpers.each(rows, [&](int row) {
             token_ids[row] = row_draw.run(logits + size_t(row) * vocab_size, vocab_size, draws[row]);
+        });
     });
 }
 double punchline_uniform(uint64_t seed, uint64_t position) { return uniform(seed, position); }

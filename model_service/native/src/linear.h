@@ -15,7 +15,6 @@
 
 #include "low_rank.h"
 #include "simd.h"
-#include "team.h"
 
 constexpr int kGroup = 64;    // inputs that share an activation scale
 constexpr int kOutputs = 32;  // outputs in a block of packed weights
@@ -28,17 +27,16 @@ struct Quantized {
     Buffer<int8_t> values;   // (N, K)
     Buffer<float> scales;    // (N, K / 64)
     Buffer<int32_t> starts;  // (N, K / 64): -128 times the group's sum
-    int width = 0;           // K, a multiple of 64
 
-    void shape(int rows, int inputs) {
-        width = round_up(inputs, kGroup);
+    // Make room. width: the largest K, a multiple of 64.
+    void reserve(int rows, int width) {
         values.at_least(size_t(rows) * width);
         scales.at_least(size_t(rows) * width / kGroup);
         starts.at_least(size_t(rows) * width / kGroup);
     }
 
-    // Write one row. x: `inputs` floats, readable and zero up to the width.
-    void set(int row, const float* x) {
+    // Write one of rows that are `width` wide. x: (width,).
+    void set(int row, const float* x, int width) {
         const int groups = width / kGroup;
         for (int g = 0; g < groups; ++g) {
             __m512 part[4];
@@ -89,17 +87,19 @@ public:
     int outputs() const { return outputs_; }
     size_t size_bytes() const { return packed_.size_bytes() + scales_.size_bytes() + bias_.size_bytes(); }
 
-    // y (rows, stride) = epilogue(W x + b); the team shares the outputs. Ends without a barrier.
-    void apply(Team& team, const Quantized& x, int rows, float* y, int stride, Epilogue epilogue) const {
-        const int blocks = round_up(outputs_, kOutputs) / kOutputs;
-        const int share = std::max(1, blocks / (team.num_threads() * 12));  // long runs for the prefetcher, yet many
-        const int tasks = (blocks + share - 1) / share;
-        for (int task; (task = team.next(tasks)) >= 0;)
-            for (int block = task * share; block < std::min(blocks, (task + 1) * share); ++block)
-                multiply(x, rows, y, stride, block, epilogue);
+    // In how many tasks to share out the outputs: long runs for the prefetcher, and yet several for each thread.
+    int num_tasks(int num_threads) const { return std::min(num_blocks(), num_threads * 12); }
+
+    // A task's part of y (rows, stride) = epilogue(W x + b).
+    void apply(int task, int tasks, const Quantized& x, int rows, float* y, int stride, Epilogue epilogue) const {
+        const int64_t blocks = num_blocks();
+        for (int64_t block = blocks * task / tasks; block < blocks * (task + 1) / tasks; ++block)
+            multiply(x, rows, y, stride, int(block), epilogue);
     }
 
 private:
+    int num_blocks() const { return round_up(outputs_, kOutputs) / kOutputs; }
+
     void pack(const float* row, int output, int inputs) {
         float absmax = 0;
         for (int i = 0; i < inputs; ++i) absmax = std::max(absmax, std::fabs(row[i]));

@@ -103,13 +103,12 @@ public:
         reserve();
         last_ = now();
         team_.run([&] {
-            for (int row; (row = team_.next(num_rows_)) >= 0;) embed(row, ids[row]);
-            end(kPrepare);
+            each(kPrepare, num_rows_, [&](int row) { embed(row, ids[row]); });
             for (int layer = 0; layer < shape_.n_layer; ++layer) run_block(layer, chunks, num_chunks);
-            for (int row; (row = team_.next(num_rows_)) >= 0;) {
+            each(kPrepare, num_rows_, [&](int row) {
                 ln_f_.apply(&x_[size_t(row) * stride()], &normed_[size_t(row) * stride()], shape_.n_embd, shape_.epsilon);
                 std::copy_n(&normed_[size_t(row) * stride()], shape_.n_embd, out + size_t(row) * shape_.n_embd);
-            }
+            });
         });
     }
 
@@ -117,16 +116,13 @@ public:
     void logits(const float* hidden, int rows, float* out) {
         num_rows_ = rows;
         reserve();
-        quantised_.width = stride();
         last_ = now();
         team_.run([&] {
-            for (int row; (row = team_.next(rows)) >= 0;) {
+            each(kPrepare, rows, [&](int row) {
                 std::copy_n(hidden + size_t(row) * shape_.n_embd, shape_.n_embd, &normed_[size_t(row) * stride()]);
-                quantised_.set(row, &normed_[size_t(row) * stride()]);
-            }
-            end(kPrepare);
-            head_.apply(team_, quantised_, rows, out, shape_.vocab_size, {});
-            end(kHeadProduct);
+                quantised_.set(row, &normed_[size_t(row) * stride()], stride());
+            });
+            multiply(kHeadProduct, head_, out, shape_.vocab_size, {});
         });
     }
 
@@ -137,13 +133,20 @@ private:
 
     static double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-    // The barrier that ends a phase.
-    void end(Phase phase) {
-        team_.barrier();
+    // A phase: share out its tasks, and count its time.
+    template <typename F>
+    void each(Phase phase, int count, F task) {
+        team_.each(count, task);
         if (!Team::leads()) return;
         const double time = now();
         seconds_[phase] += time - last_;
         last_ = time;
+    }
+
+    // y (N, stride) = the linear layer of the quantised rows.
+    void multiply(Phase phase, const Linear& linear, float* y, int stride, Epilogue epilogue) {
+        const int tasks = linear.num_tasks(team_.num_threads());
+        each(phase, tasks, [&](int task) { linear.apply(task, tasks, quantised_, num_rows_, y, stride, epilogue); });
     }
 
     void plan(const Chunk* chunks, int num_chunks) {
@@ -171,7 +174,7 @@ private:
         inner_.at_least(rows * inner_stride() + kLanes);
         added_.resize(rows);
         thin_.at_least(rows * rank_);
-        quantised_.shape(num_rows_, std::max(shape_.n_embd, shape_.n_inner));
+        quantised_.reserve(num_rows_, std::max(stride(), inner_stride()));
     }
 
     void embed(int row, int64_t id) {
@@ -191,36 +194,29 @@ private:
         const Block& block = blocks_[layer];
         const int width = shape_.n_embd;
         prepare(&block.ln_1, x_, width, layer, kQkv);
-        block.qkv.apply(team_, quantised_, num_rows_, qkv_.get(), 3 * width, {.added = added()});
-        end(kQkvProduct);
+        multiply(kQkvProduct, block.qkv, qkv_.get(), 3 * width, {.added = added()});
         if (num_rows_ > num_chunks) put(layer, chunks, num_chunks);
         attend(layer, block.attention_scale);
-        end(kAttention);
         prepare(nullptr, attended_, width, layer, kProj);
-        block.proj.apply(team_, quantised_, num_rows_, x_.get(), stride(), {.add = true, .added = added()});
-        end(kProjProduct);
+        multiply(kProjProduct, block.proj, x_.get(), stride(), {.add = true, .added = added()});
         prepare(&block.ln_2, x_, width, layer, kUp);
         const auto activation = Activation(shape_.activation);
-        block.up.apply(team_, quantised_, num_rows_, inner_.get(), inner_stride(), {.activation = activation, .added = added()});
-        end(kUpProduct);
+        multiply(kUpProduct, block.up, inner_.get(), inner_stride(), {.activation = activation, .added = added()});
         prepare(nullptr, inner_, shape_.n_inner, layer, kDown);
-        block.down.apply(team_, quantised_, num_rows_, x_.get(), stride(), {.add = true, .added = added()});
-        end(kDownProduct);
+        multiply(kDownProduct, block.down, x_.get(), stride(), {.add = true, .added = added()});
     }
 
     const Added* added() const { return rank_ ? added_.data() : nullptr; }
 
-    // Make the rows of an activation, after a norm if there is one, ready for a linear. Ends with a barrier.
+    // Make the rows of an activation, after a norm if there is one, ready for a linear.
     void prepare(const Norm* norm, const Buffer<float>& activation, int inputs, int layer, Which linear) {
         const int width = round_up(inputs, kGroup);
-        quantised_.width = width;
-        for (int row; (row = team_.next(num_rows_)) >= 0;) {
+        each(kPrepare, num_rows_, [&](int row) {
             if (norm) norm->apply(&x_[size_t(row) * width], &normed_[size_t(row) * width], inputs, shape_.epsilon);
             const float* x = (norm ? normed_ : activation).get() + size_t(row) * width;
-            quantised_.set(row, x);
+            quantised_.set(row, x, width);
             if (rank_) narrow(row, x, layer, linear);
-        }
-        end(kPrepare);
+        });
     }
 
     void narrow(int row, const float* x, int layer, Which linear) {
@@ -230,15 +226,14 @@ private:
         added_[row] = {low_rank && low_rank->rank ? low_rank : nullptr, thin};
     }
 
-    // Write the keys and values of prompts, before any of their queries. Ends with a barrier.
+    // Write the keys and values of prompts, before any of their queries.
     void put(int layer, const Chunk* chunks, int num_chunks) {
-        for (int task; (task = team_.next(num_chunks * shape_.n_head)) >= 0;) {
+        each(kAttention, num_chunks * shape_.n_head, [&](int task) {
             const int head = task % shape_.n_head;
             const Chunk& chunk = chunks[task / shape_.n_head];
             for (int i = 0; i < chunk.count && chunk.count > 1; ++i)
                 put(chunk.slot, layer, head, chunk.start + i, first_rows_[task / shape_.n_head] + i);
-        }
-        team_.barrier();
+        });
     }
 
     void put(int slot, int layer, int head, int position, int row) {
@@ -249,15 +244,15 @@ private:
     const float* query(int row, int head) const { return &qkv_[size_t(row) * 3 * shape_.n_embd + head * head_size_]; }
 
     void attend(int layer, float scale) {
-        const int heads = shape_.n_head, tasks = int(queries_.size()) * heads;
-        for (int task; (task = team_.next(tasks)) >= 0;) {
+        const int heads = shape_.n_head;
+        each(kAttention, int(queries_.size()) * heads, [&](int task) {
             const Queries& queries = queries_[task / heads];
             const int head = task % heads;
             if (queries.alone) put(queries.slot, layer, head, queries.position, queries.row);
             int i = 0;
             for (; i + kQueries <= queries.count; i += kQueries) attend<kQueries>(queries, i, layer, head, scale);
             for (; i < queries.count; ++i) attend<1>(queries, i, layer, head, scale);
-        }
+        });
     }
 
     template <int Q>
