@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 
 from model_service.bench import adapters, gaps, growth, profile, quality, serve, throughput
 from model_service.bench.contestants import ENGINES
@@ -14,13 +15,21 @@ NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve", 
 STREAMS = 64
 
 
+def _beside_peers(name: str, models: Seq[str], batches: tuple[int, ...], rounds: int, session: Session) -> Report:
+    """Measure models one by one into one table; the slowest peer, transformers, beside the first of them only."""
+    reports = []
+    for model in models:
+        engines = ENGINES if model == models[0] else tuple(engine for engine in ENGINES if engine != "transformers")
+        reports.append(throughput.measure(Plan(name, (model,), batches, engines, rounds), session))
+    rows = [row for report in reports for row in report.rows]
+    return replace(reports[0], rows=rows, objects=[found for report in reports for found in report.objects])
+
+
 def measurements(models: Seq[str], rounds: int) -> dict[str, Callable[[Session], Report]]:
     """Return what is measured, by name. Growth and serving take the first model; quality takes trained weights."""
-    decode = Plan("decode", tuple(models), (1, 8, 32), ENGINES, rounds)
-    prefill = Plan("prefill", tuple(models), (1,), ENGINES, rounds)
     return {
-        "decode": lambda session: throughput.measure(decode, session),
-        "prefill": lambda session: throughput.measure(prefill, session),
+        "decode": lambda session: _beside_peers("decode", models, (1, 8, 32), rounds, session),
+        "prefill": lambda session: _beside_peers("prefill", models, (1,), rounds, session),
         "quality": lambda session: quality.measure("jokes-mini", default_texts(), None, session),
         "growth": lambda session: growth.measure(models[0], growth.BATCHES, growth.CONTEXTS, session),
         "gaps": lambda session: gaps.measure(models, session),
