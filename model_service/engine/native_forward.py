@@ -94,9 +94,11 @@ class NativeForward:
     def read_adapter(self, name: str, folder: Path) -> Adapter:
         """Read an adapter and copy it over; the copy goes with it. Blocks. Raises CheckpointError."""
         adapter = read_adapter(name, folder, self._host)
-        copy = NativeAdapter(self._host.n_layer)
-        for layer, linears in enumerate(adapter.layers):
-            for linear, low in linears.items():
-                copy.set(layer, LINEARS.index(linear), low.a, low.b)
-        self._adapters[adapter] = copy
+        matrices = [
+            (layer, which, linears[name].a, linears[name].b)
+            for layer, linears in enumerate(adapter.layers)
+            for which, name in enumerate(LINEARS)
+            if name in linears
+        ]
+        self._adapters[adapter] = NativeAdapter(self._host.n_layer, matrices)
         return adapter

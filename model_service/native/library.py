@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 NAME = "_kernels"
-INTERFACE = 2  # grows with every change of what follows, as in interface.cpp
+INTERFACE = 3  # grows with every change of what follows, as in interface.cpp
 PHASES = ("norms, quantising", "qkv", "attention", "proj", "up, activation", "down", "head")  # `Phase` in model.h
 ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
 
@@ -73,7 +73,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "hidden": (_done, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
     "logits": (_done, [c_void_p, c_void_p, c_int, c_void_p]),
     "seconds": (None, [c_void_p, c_void_p]),
-    "new_adapter": (c_void_p, [c_int]),
+    "low_rank_size": (c_size_t, [c_int, c_int, c_int]),
+    "new_adapter": (c_void_p, [c_int, c_size_t]),
     "delete_adapter": (None, [c_void_p]),
     "set_low_rank": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
     "swap": (None, [c_void_p, c_int, c_int]),
@@ -209,21 +210,22 @@ class NativeModel:
 
 
 class NativeAdapter:
-    """A LoRA adapter in the kernels' own memory."""
+    """A LoRA adapter in the kernels' own memory. matrices: (layer, which, a (r, in), b (r, out)), in half precision."""
 
-    def __init__(self, n_layer: int) -> None:
+    def __init__(self, n_layer: int, matrices: Seq[tuple[int, int, Tensor, Tensor]]) -> None:
         self._library = library()
-        self.handle = self._library.punchline_new_adapter(n_layer)
+        sizes = [(a.shape[0], a.shape[1], b.shape[1]) for _, _, a, b in matrices]
+        room = sum(self._library.punchline_low_rank_size(*size) for size in sizes)
+        self.handle = self._library.punchline_new_adapter(n_layer, room)
+        if not self.handle:
+            raise MemoryError("no memory left for an adapter")
+        for (layer, which, a, b), size in zip(matrices, sizes, strict=True):
+            a, b = _floats(a), _floats(b)
+            self._library.punchline_set_low_rank(self.handle, layer, which, a.data_ptr(), b.data_ptr(), *size)
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self._library.punchline_delete_adapter(self.handle)
-
-    def set(self, layer: int, which: int, a: Tensor, b: Tensor) -> None:
-        """Take the matrices of one linear, kept in half precision. a: (r, in), b: (r, out) with the scale in it."""
-        a, b = _floats(a), _floats(b)
-        sizes = a.shape[0], a.shape[1], b.shape[1]
-        self._library.punchline_set_low_rank(self.handle, layer, which, a.data_ptr(), b.data_ptr(), *sizes)
 
 
 def _floats(tensor: Tensor) -> Tensor:

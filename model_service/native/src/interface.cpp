@@ -30,7 +30,7 @@ int done(F f) {
 
 extern "C" {
 
-void punchline_interface_2() {}  // its name says which library.py it fits
+void punchline_interface_3() {}  // its name says which library.py it fits
 
 // Whether this machine's processor can run the kernels.
 int punchline_supported() {
@@ -75,8 +75,9 @@ int punchline_logits(void* model, const float* hidden, int rows, float* out) {
     return done([&] { static_cast<Model*>(model)->logits(hidden, rows, out); });
 }
 void punchline_seconds(void* model, double* out) { std::copy_n(static_cast<Model*>(model)->seconds(), int(kPhases), out); }
-void* punchline_new_adapter(int layers) {
-    return made([&] { return new Adapter(layers); });
+size_t punchline_low_rank_size(int rank, int in, int out) { return LowRank::size(rank, in, out); }
+void* punchline_new_adapter(int layers, size_t size) {
+    return made([&] { return new Adapter(layers, size); });
 }
 void punchline_delete_adapter(void* adapter) { delete static_cast<Adapter*>(adapter); }
 int punchline_set_low_rank(void* adapter, int layer, int which, const float* a, const float* b, int rank, int in, int out) {

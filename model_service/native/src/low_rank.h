@@ -9,16 +9,19 @@
 struct LowRank {
     int rank = 0;
     int inputs = 0, outputs = 0;  // padded to whole groups and registers, with zeros
-    Buffer<uint16_t> a;           // (rank, inputs)
-    Buffer<uint16_t> b;           // (outputs / 16, rank, 16)
+    uint16_t* a = nullptr;        // (rank, inputs)
+    uint16_t* b = nullptr;        // (outputs / 16, rank, 16)
 
-    // a_values: (rank, in), b_values: (rank, out), row by row.
-    void load(const float* a_values, const float* b_values, int rank_, int in, int out) {
+    // The numbers of half precision that `load` writes.
+    static size_t size(int rank, int in, int out) { return size_t(rank) * (round_up(in, 64) + round_up(out, kLanes)); }
+
+    // a_values: (rank, in), b_values: (rank, out), row by row. room: zeroed, for `size` numbers.
+    void load(const float* a_values, const float* b_values, int rank_, int in, int out, uint16_t* room) {
         rank = rank_;
         inputs = round_up(in, 64);
         outputs = round_up(out, kLanes);
-        a.resize(size_t(rank) * inputs);
-        b.resize(size_t(rank) * outputs);
+        a = room;
+        b = a + size_t(rank) * inputs;
         for (int j = 0; j < rank; ++j) {
             for (int i = 0; i < in; ++i) a[size_t(j) * inputs + i] = half(a_values[size_t(j) * in + i]);
             for (int o = 0; o < out; ++o) b[(size_t(o / kLanes) * rank + j) * kLanes + o % kLanes] = half(b_values[size_t(j) * out + o]);
@@ -28,7 +31,7 @@ struct LowRank {
     // thin (rank,) = A x. x: readable and zero up to `inputs`.
     void narrow(const float* x, float* thin) const {
         for (int j = 0; j < rank; ++j) {
-            const uint16_t* row = a.get() + size_t(j) * inputs;
+            const uint16_t* row = a + size_t(j) * inputs;
             __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
             for (int i = 0; i < inputs; i += 4 * kLanes)
                 for (int c = 0; c < 4; ++c)
@@ -39,7 +42,7 @@ struct LowRank {
 
     // Return y plus outputs `output` to `output + 15` of B thin.
     __m512 widen(__m512 y, const float* thin, int output) const {
-        const uint16_t* column = b.get() + size_t(output) * rank;
+        const uint16_t* column = b + size_t(output) * rank;
         __m512 odd = _mm512_setzero_ps();  // two sums: one would wait for itself
         int j = 0;
         for (; j + 1 < rank; j += 2) {

@@ -24,13 +24,17 @@ struct Block {
 };
 
 struct Adapter {
-    explicit Adapter(int layers) : linears(layers) {}
+    // In one piece, in the order in which a step reads it: small pages cost time.
+    Adapter(int layers, size_t halves) : linears(layers), memory(halves) {}
     void set(int layer, int which, const float* a, const float* b, int low_rank, int in, int out) {
-        linears[layer][which].load(a, b, low_rank, in, out);
+        linears[layer][which].load(a, b, low_rank, in, out, memory.get() + filled);
+        filled += LowRank::size(low_rank, in, out);
         rank = std::max(rank, low_rank);
     }
     int rank = 0;                                 // the largest
     std::vector<std::array<LowRank, 4>> linears;  // by layer: qkv, proj, up, down; rank 0 where it adds nothing
+    Buffer<uint16_t> memory;
+    size_t filled = 0;
 };
 
 struct Chunk {  // `Tokens` in library.py: tokens of one slot, from position `start`

@@ -23,6 +23,7 @@
 class Team {
 public:
     explicit Team(int num_threads) : num_threads_(num_threads) {
+        sched_getaffinity(0, sizeof(allowed_), &allowed_);
         for (int i = 1; i < num_threads; ++i) std::thread([this] { help(); }).detach();
     }
 
@@ -32,6 +33,7 @@ public:
     void run(const std::function<void()>& f) {
         std::lock_guard<std::mutex> one_caller(busy_);
         work_ = &f;
+        caller_cpu_.store(sched_getcpu(), std::memory_order_relaxed);
         first_phase_ = at().phase = state_.load(std::memory_order_relaxed) >> kBits;
         door_.store(kOpen, std::memory_order_release);
         run_number_.fetch_add(1, std::memory_order_release);
@@ -106,12 +108,21 @@ private:
         return false;
     }
 
+    // Move to another core than the caller's: the system likes to wake a thread beside the one that woke it.
+    void leave_core(int cpu) const {
+        if (sched_getcpu() != cpu || CPU_COUNT(&allowed_) < 2) return;
+        cpu_set_t others = allowed_;
+        CPU_CLR(cpu, &others);
+        sched_setaffinity(0, sizeof(others), &others);
+    }
+
     void help() {
         at().helps = true;
         for (uint32_t seen = 0;;) {
             for (int spins = 0; run_number_.load(std::memory_order_acquire) == seen && spins < kPatience; ++spins) _mm_pause();
             run_number_.wait(seen, std::memory_order_acquire);
             seen = run_number_.load(std::memory_order_acquire);
+            leave_core(caller_cpu_.load(std::memory_order_relaxed));
             if (!join()) continue;
             at().phase = first_phase_;
             (*work_)();
@@ -120,6 +131,8 @@ private:
     }
 
     const int num_threads_;
+    cpu_set_t allowed_;  // cores that the process may use
+    std::atomic<int> caller_cpu_{0};
     std::mutex busy_;
     const std::function<void()>* work_ = nullptr;
     uint64_t first_phase_ = 0;                           // of this run
