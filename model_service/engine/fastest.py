@@ -34,7 +34,7 @@ def cpu_forward(model: GPT2, weights: str, num_slots: int) -> Forward:
 
 
 def fastest_weights(shape: GPT2Shape) -> str:
-    """Return the number format to prefer for models of this shape. Takes under a second; the answer is kept."""
+    """Return the number format to prefer for models of this shape. Measured once a width; the answer is kept."""
     return _fastest(shape.n_embd, shape.n_head, torch.get_num_threads())
 
 

@@ -1,27 +1,13 @@
 """Draws in tensor operations: the distribution that the parameters describe, and the host's tokens for its seeds."""
 
 import math
-from collections import Counter
 
 import pytest
 import torch
 
 from model_service.engine import device_sampler, sampler
 from model_service.engine.sequence import SamplingParams, Sequence
-
-VOCAB = 1000
-DRAWS = 4000
-CHI_SQUARE_LIMIT = 3.7  # standard deviations; fixed seeds, so a pass stays a pass
-FILTERS = [
-    SamplingParams(),
-    SamplingParams(temperature=0.7),
-    SamplingParams(top_k=20),
-    SamplingParams(top_p=0.8),
-    SamplingParams(temperature=2.5, top_p=0.95),  # keeps more than the sorted head
-    SamplingParams(min_p=0.05),
-    SamplingParams(temperature=1.5, top_k=50, top_p=0.7, min_p=0.01),
-    SamplingParams(top_k=700),
-]
+from tests.support.distributions import DRAWS, FILTERS, VOCAB, assert_follows, logits_row, reference_probs
 
 
 def rows(params: list[SamplingParams], seeds: list[int], position: int = 1) -> device_sampler.Rows:
@@ -46,30 +32,10 @@ def device_draws(logits: torch.Tensor, p: SamplingParams, n: int = DRAWS) -> lis
     return torch.where(drawn == device_sampler.INCOMPLETE, whole, drawn).tolist()
 
 
-def reference_probs(logits: torch.Tensor, p: SamplingParams) -> torch.Tensor:
-    """The distribution by definition: temperature, min_p, top_k, top_p on the whole sorted row."""
-    probs, order = (logits[0].double() / p.temperature).softmax(-1).sort(descending=True)
-    probs = torch.where(probs >= p.min_p * probs[0], probs, 0)
-    if p.top_k:
-        probs[p.top_k :] = 0
-    probs /= probs.sum()
-    probs[(probs.cumsum(0) - probs) >= p.top_p] = 0
-    return torch.zeros(VOCAB, dtype=torch.float64).scatter(0, order, probs / probs.sum())
-
-
 @pytest.mark.parametrize("params", FILTERS)
 def test_device_draws_follow_the_distribution(params: SamplingParams) -> None:
-    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
-    probs = reference_probs(logits, params)
-    counts = Counter(device_draws(logits, params))
-    assert all(probs[t] > 0 for t in counts), "a token was drawn that the filters drop"
-    common = [t for t in range(VOCAB) if probs[t] * DRAWS >= 5]
-    rest = 1 - sum(probs[t].item() for t in common)
-    expected = [probs[t].item() * DRAWS for t in common] + [rest * DRAWS]
-    observed = [counts[t] for t in common] + [DRAWS - sum(counts[t] for t in common)]
-    chi = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True) if e > 1)
-    degrees = sum(e > 1 for e in expected) - 1
-    assert abs(chi - degrees) <= CHI_SQUARE_LIMIT * math.sqrt(2 * max(degrees, 1))
+    logits = logits_row()
+    assert_follows(device_draws(logits, params), reference_probs(logits, params))
 
 
 @pytest.mark.parametrize("params", FILTERS)

@@ -15,8 +15,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import GPT2LMHeadModel
 
+from model_service.engine import fastest
 from model_service.engine.engine import Engine
-from model_service.engine.fastest import CANDIDATES, cpu_forward, fastest_weights
+from model_service.engine.fastest import CANDIDATES, cpu_forward
 from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.loading import load
 from model_service.engine.native_forward import NativeForward
@@ -178,10 +179,24 @@ def test_pure_torch_holds_whole_numbers_and_a_scale_a_channel(model: GPT2) -> No
     assert model.quantised().size_bytes < 0.7 * model.size_bytes
 
 
-def test_the_fastest_format_is_one_that_runs(model: GPT2) -> None:
-    chosen = fastest_weights(model.shape)
-    assert chosen in CANDIDATES
-    assert last_logits(cpu_forward(model, chosen, 1), [whole(sequence(0, 3))]).isfinite().all()
+@pytest.mark.parametrize("best", CANDIDATES)
+def test_auto_is_the_format_whose_steps_are_shortest(best: str, model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def make(one_layer: GPT2, weights: str, num_slots: int) -> str:
+        cpu_forward(one_layer, weights, num_slots).hidden([whole(sequence(0, 3))])  # each does run
+        return weights
+
+    def step_s(weights: str, rows: int) -> float:
+        measured.append(weights)
+        return 0.001 * rows if weights == best else 0.002 * rows
+
+    monkeypatch.setattr(fastest, "cpu_forward", make)
+    monkeypatch.setattr(fastest, "_step_s", step_s)
+    fastest._fastest.cache_clear()
+    assert fastest.fastest_weights(model.shape) == best
+    assert set(measured) == set(CANDIDATES)
+    fastest._fastest.cache_clear()
 
 
 @needs_kernels

@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -11,26 +10,14 @@ import torch
 from model_service.engine.sampler import sample, sample_in_torch, token_logprobs, uniform
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.native.library import library, why_not
-
-VOCAB = 1000
-DRAWS = 4000
-CHI_SQUARE_LIMIT = 3.7  # standard deviations; fixed seeds, so a pass stays a pass
-
-
-def logits_row(seed: int = 0) -> torch.Tensor:
-    return torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(seed)) * 3
-
-
-def reference_probs(logits: torch.Tensor, p: SamplingParams) -> torch.Tensor:
-    """The distribution by definition: temperature, min_p, top_k, top_p on the whole sorted row."""
-    probs, order = (logits[0].double() / p.temperature).softmax(-1).sort(descending=True)
-    probs = torch.where(probs >= p.min_p * probs[0], probs, 0)
-    if p.top_k:
-        probs[p.top_k :] = 0
-    probs /= probs.sum()
-    probs[(probs.cumsum(0) - probs) >= p.top_p] = 0
-    return torch.zeros(VOCAB, dtype=torch.float64).scatter(0, order, probs / probs.sum())
-
+from tests.support.distributions import (
+    DRAWS,
+    FILTERS,
+    VOCAB,
+    assert_follows,
+    logits_row,
+    reference_probs,
+)
 
 Sample = Callable[[torch.Tensor, list[Sequence]], list[int | None]]
 SAMPLERS = [pytest.param(sample, id="kernels or torch"), pytest.param(sample_in_torch, id="torch")]
@@ -43,31 +30,10 @@ def draws(logits: torch.Tensor, p: SamplingParams, n: int = DRAWS, by: Sample = 
 
 
 @pytest.mark.parametrize("by", SAMPLERS)
-@pytest.mark.parametrize(
-    "params",
-    [
-        SamplingParams(),
-        SamplingParams(temperature=0.7),
-        SamplingParams(top_k=20),
-        SamplingParams(top_p=0.8),
-        SamplingParams(temperature=2.5, top_p=0.95),  # keeps more than the sorted head
-        SamplingParams(min_p=0.05),
-        SamplingParams(temperature=1.5, top_k=50, top_p=0.7, min_p=0.01),
-    ],
-)
+@pytest.mark.parametrize("params", FILTERS)
 def test_draws_follow_the_distribution(params: SamplingParams, by: Sample) -> None:
     logits = logits_row()
-    probs = reference_probs(logits, params)
-    counts = Counter(draws(logits, params, by=by))
-    assert counts.total() == DRAWS
-    assert all(probs[t] > 0 for t in counts), "a token was drawn that the filters drop"
-    common = [t for t in range(VOCAB) if probs[t] * DRAWS >= 5]
-    rest = 1 - sum(probs[t].item() for t in common)
-    expected = [probs[t].item() * DRAWS for t in common] + [rest * DRAWS]
-    observed = [counts[t] for t in common] + [DRAWS - sum(counts[t] for t in common)]
-    chi = sum((o - e) ** 2 / e for o, e in zip(observed, expected, strict=True) if e > 1)
-    degrees = sum(e > 1 for e in expected) - 1
-    assert abs(chi - degrees) <= CHI_SQUARE_LIMIT * math.sqrt(2 * max(degrees, 1))
+    assert_follows(draws(logits, params, by=by), reference_probs(logits, params))
 
 
 def test_the_random_stream_depends_on_seed_and_position_alone() -> None:

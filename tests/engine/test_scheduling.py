@@ -176,6 +176,24 @@ def test_where_few_tokens_take_as_long_as_many_a_prompt_is_read_in_a_few_steps()
     assert max(beside) <= 4 * statistics.median(alone)
 
 
+@pytest.mark.parametrize(("age", "all_read"), [(1, True), (20, False)])
+def test_a_burst_of_prompts_is_read_at_once_beside_young_streams_and_bit_by_bit_beside_old_ones(
+    age: int, all_read: bool
+) -> None:
+    scheduler = Scheduler(max_num_seqs=16)
+    first = Sequence(0, [1] * 16, SamplingParams(max_tokens=99), seed=0)
+    scheduler.add(first)
+    for _ in range(age):
+        for chunk in scheduler.schedule().chunks:
+            chunk.sequence.num_computed = chunk.end
+            chunk.sequence.token_ids.append(7)
+    for i in range(1, 16):
+        scheduler.add(Sequence(i, [1 + i] * 16, SamplingParams(max_tokens=99), seed=0))
+    plan = scheduler.schedule()
+    assert (plan.num_prompt_tokens == 15 * 16) is all_read
+    assert plan.num_streams >= 1
+
+
 def test_nobody_streaming_a_prompt_takes_a_whole_pass() -> None:
     budget = PrefillBudget(most=512)
     assert budget.tokens(0) == 512

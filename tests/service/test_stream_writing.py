@@ -28,7 +28,7 @@ def make_stream() -> Stream:
 @pytest.mark.parametrize("usage", [False, True])
 @pytest.mark.parametrize("logprobs", [None, LOGPROBS])
 @pytest.mark.parametrize("model", ["tiny", 'ft:"choices":[]\\"'])
-def test_a_chunk_is_byte_for_byte_what_the_schema_writes(usage: bool, logprobs: Logprobs | None, model: str) -> None:
+def test_a_chunk_says_what_the_schema_says(usage: bool, logprobs: Logprobs | None, model: str) -> None:
     empty = Completion(id="cmpl-1", created=7, model=model, choices=[])
     writer = ChunkWriter(empty, usage=usage)
     for text in TEXTS:
