@@ -1,12 +1,13 @@
 """The chat page in a real browser, against a real bot."""
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Route, async_playwright, expect
 
 from tests.playground.stage import Stage, open_stage
 
@@ -143,6 +144,20 @@ async def test_a_form_says_what_is_missing_and_sends_what_is_entered(browser: Br
         await expect(form).to_have_count(0)
         await page.keyboard.type("typing goes on")
         await expect(page.locator("#message")).to_have_value("typing goes on")
+
+
+async def test_a_command_typed_at_once_is_found_though_the_list_of_commands_came_slowly(browser: Browser) -> None:
+    async def late(route: Route) -> None:
+        await asyncio.sleep(0.5)
+        await route.continue_()
+
+    async with open_page(browser) as (page, _):
+        await page.route("**/application-command-index", late)
+        await page.reload()
+        await expect(page.locator("#message")).to_be_focused()
+        await page.keyboard.type("/addjoke")
+        await page.keyboard.press("Enter")
+        await expect(page.locator(".command-name")).to_have_text("/addjoke")
 
 
 async def test_pictures_embeds_and_reactions_are_shown(browser: Browser) -> None:

@@ -34,15 +34,17 @@ class App {
     const response = await fetch("/playground/session");
     if (!response.ok) throw new Error(`The playground does not let this page in (${response.status}).`);
     this.session = await response.json();
-    this.connect();
+    await this.connect();
   }
 
-  connect() {
+  // The commands come first: who types one as soon as there is a place to type must find it.
+  async connect() {
     const moderator = sessionStorage.getItem("identity") === "moderator";
     const token = moderator ? this.session.moderator_token : this.session.user_token;
     this.gateway?.close();
     this.pending.clear();
     this.api = new Api(token);
+    await this.loadCommands();
     this.gateway = new Gateway(token, { onevent: (name, payload) => this.take(name, payload), onstate: (state) => this.connection(state) });
   }
 
@@ -93,8 +95,12 @@ class App {
   }
 
   async loadCommands() {
-    this.store.commands = await this.api.commands(this.store.guild.id);
-    this.store.tell("commands");
+    try {
+      this.store.commands = await this.api.commands(this.session.guild_id);
+      this.store.tell("commands");
+    } catch (error) {
+      toast(error.message);
+    }
   }
 
   renderNotice() {
