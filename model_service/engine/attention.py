@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk
-from model_service.models.gpt2 import GPT2Shape
+from model_service.models.shape import GPT2Shape
 
 
 class StepAttention:

@@ -95,7 +95,7 @@ class CapturedForward(TorchForward):
         def work() -> None:
             mask = causal_mask(reach, positions, model.dtype).view(rows, 1, tokens, context)
             x = model.wte[ids] + model.wpe[positions]
-            for layer, block in enumerate(model.blocks):
+            for layer, block in zip(model.layers, model.blocks, strict=True):
                 qkv = parts.before(x, block, None).view(rows, tokens, 3, shape.n_head, shape.head_size)
                 cache.pairs[layer][:, slots, :, positions] = qkv[:, :, 1:].flatten(0, 1)  # (N, 2, H, D)
                 attended = F.scaled_dot_product_attention(

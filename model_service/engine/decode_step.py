@@ -25,9 +25,10 @@ from model_service.engine.adapter_places import NO_PLACE, AdapterPlaces, Added
 from model_service.engine.device_sampler import CANDIDATES, Rows, draw, greedy, signed, truncates
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk
-from model_service.models.gpt2 import ACTIVATIONS, GPT2, Block, GPT2Shape
+from model_service.models.gpt2 import ACTIVATIONS, GPT2, Block
 from model_service.models.linear import Affine, Linear
 from model_service.models.lora import Adapter, Host
+from model_service.models.shape import GPT2Shape
 
 DRAW_MODES = GREEDY, WHOLE, TRUNCATED = "greedy", "whole", "truncated"  # how much of a sampler a step needs
 _INTEGERS = ("input_id", "position", "seed", "top_k", "place")
@@ -143,7 +144,7 @@ class DecodeStep:
             mask = causal_mask(reach, positions, model.dtype)[:, None, None]  # (B, 1, 1, C)
             x = model.wte[ids] + model.wpe[positions]
             strangers = self.adapters.strangers(self._field("place", batch)) if adapted else None
-            for layer, block in enumerate(model.blocks):
+            for layer, block in zip(model.layers, model.blocks, strict=True):
                 added = None if strangers is None else Added(self.adapters.pairs(layer), strangers)
                 qkv = parts.before(x, block, added).view(heads)
                 self._cache.pairs[layer][:, slots, :, positions] = qkv[:, 1:]  # (B, 2, H, D)

@@ -11,8 +11,9 @@ from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.native_forward import NativeForward
 from model_service.engine.scheduler import Chunk
 from model_service.engine.sequence import SamplingParams, Sequence
-from model_service.models.gpt2 import GPT2, GPT2Shape
+from model_service.models.gpt2 import GPT2
 from model_service.models.loading import DTYPES
+from model_service.models.shape import GPT2Shape
 from model_service.native.library import why_not
 
 log = logging.getLogger(__name__)

@@ -19,8 +19,9 @@ from model_service.engine.captured_forward import CapturedForward
 from model_service.engine.decode_step import LayerParts, layer_parts
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import CudaGraphs
-from model_service.models.gpt2 import GPT2, GPT2Shape
+from model_service.models.gpt2 import GPT2
 from model_service.models.loading import CheckpointError
+from model_service.models.shape import GPT2Shape
 
 log = logging.getLogger(__name__)
 

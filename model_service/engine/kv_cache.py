@@ -1,6 +1,6 @@
 """Keys and values of the running sequences, and of those that ran, in fixed slots.
 
-    keys[layer]    (S, H, T, D)     slot, head, position, head size; values alike
+    keys[layer]    (S, H, T, D)     slot, head, position, head size; values alike; of the layers the model holds
 
 Slots are dense (see scheduler.py), so the running sequences are a prefix and attention reads a view. What they
 left behind stays until the slot is needed (see slots.py).
@@ -21,10 +21,12 @@ class KVCache:
     def __init__(self, model: GPT2, num_slots: int, context_len: int) -> None:
         shape = (num_slots, model.shape.n_head, context_len, model.shape.head_size)
         self._all = _zeros((2 * len(model.blocks), *shape), model.dtype, model.device)
-        self.keys, self.values = list(self._all[0::2]), list(self._all[1::2])
+        self.keys = dict(zip(model.layers, self._all[0::2], strict=True))
+        self.values = dict(zip(model.layers, self._all[1::2], strict=True))
         # what a transfer takes at once: on a CPU what its caches hold, else everything, for that is one launch
         self._parts = list(self._all) if model.device.type == "cpu" else [self._all]
-        self.pairs = list(self._all.view(-1, 2, *shape))  # (2, S, H, T, D) of each layer: both in one write
+        pairs = self._all.view(-1, 2, *shape)  # (2, S, H, T, D) of each layer: both in one write
+        self.pairs = dict(zip(model.layers, pairs, strict=True))
 
     @property
     def size_bytes(self) -> int:

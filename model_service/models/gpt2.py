@@ -3,6 +3,9 @@
     input_ids (N,) ─ wte + wpe ─┬─ ln_1 ─ qkv ─ attend ─ proj ─ + ─ ln_2 ─ up ─ act ─ down ─ + ─┬─ ln_f ─ hidden (N, E)
                                 └────────────────────── L times ────────────────────────────────┘
 
+A model may also be a part of one: contiguous layers, with the embeddings if they are the first, with the norm and
+the head if they are the last. Parts run one after the other are the whole model (engine/pipeline.py).
+
 The N tokens may belong to any number of sequences: everything but attention works token by token, and
 attention is a function that is passed in. So one pass serves prompts and running sequences together.
 Weights are those of `transformers`, with the Conv1D matrices turned so that `F.linear` takes them.
@@ -11,13 +14,14 @@ Weights are those of `transformers`, with the Conv1D matrices turned so that `F.
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model_service.models.linear import Affine, Linear, to_int8
+from model_service.models.shape import ACTIVATION_NAMES, GPT2Shape
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
@@ -27,6 +31,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "silu": F.silu,
 }
+assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
 
 
 class Attend(Protocol):
@@ -46,51 +51,6 @@ class Adapt(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class GPT2Shape:
-    """The numbers of config.json that decide what is computed."""
-
-    vocab_size: int
-    n_positions: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    activation: str = "gelu_new"
-    layer_norm_epsilon: float = 1e-5
-    scale_attn_weights: bool = True
-    scale_attn_by_inverse_layer_idx: bool = False
-
-    @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "GPT2Shape":
-        """Read a config.json. Raises ValueError for what this forward pass does not compute."""
-        if config.get("model_type") != "gpt2":
-            raise ValueError(f"its model_type is {config.get('model_type')!r}; gpt2 is the one that runs here")
-        if config.get("add_cross_attention"):
-            raise ValueError("add_cross_attention is on; only decoders without it run here")
-        activation = config.get("activation_function", "gelu_new")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation_function {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        if config["n_embd"] % config["n_head"]:
-            raise ValueError(f"n_embd {config['n_embd']} is not a multiple of n_head {config['n_head']}")
-        return cls(
-            **{name: config[name] for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")},
-            activation=activation,
-            layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-5),
-            scale_attn_weights=config.get("scale_attn_weights", True),
-            scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
-        )
-
-    @property
-    def head_size(self) -> int:
-        """D, the size of one head."""
-        return self.n_embd // self.n_head
-
-    def attention_scale(self, layer: int) -> float:
-        """What the scores of a layer are multiplied by before the softmax."""
-        scale = self.head_size**-0.5 if self.scale_attn_weights else 1.0
-        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
-
-
-@dataclass(frozen=True, slots=True)
 class Block:
     """The weights of one layer."""
 
@@ -103,17 +63,33 @@ class Block:
 
 
 class GPT2:
-    """Embeddings, blocks and final norm, read-only. `head` is (V, E): tied or a model's own."""
+    """Embeddings, blocks and final norm, read-only; or some layers of it. `head` is (V, E): tied or a model's own.
 
-    def __init__(self, shape: GPT2Shape, tensors: Mapping[str, Tensor]) -> None:
+    layers: which of the model's; embeddings are only there with the first, norm and head only with the last.
+    """
+
+    def __init__(self, shape: GPT2Shape, tensors: Mapping[str, Tensor], layers: range | None = None) -> None:
         """Take the tensors of a checkpoint by transformers' names, without the `transformer.` prefix."""
         self.shape = shape
-        self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
-        self.head = tensors.get("lm_head.weight", self.wte)
-        self.ln_f = Affine(tensors["ln_f.weight"], tensors["ln_f.bias"])
-        self.blocks = [self._block(tensors, f"h.{i}.") for i in range(shape.n_layer)]
+        self.layers = range(shape.n_layer) if layers is None else layers
+        if self.is_first:
+            self.wte, self.wpe = tensors["wte.weight"], tensors["wpe.weight"]
+        if self.is_last:
+            self.head = tensors.get("lm_head.weight", tensors["wte.weight"])
+            self.ln_f = Affine(tensors["ln_f.weight"], tensors["ln_f.bias"])
+        self.blocks = [self._block(tensors, f"h.{i}.") for i in self.layers]
         self._act = ACTIVATIONS[shape.activation]
         self._head: Linear | None = None  # in place of `head`, where that is quantised
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it begins with the embeddings, and so takes ids."""
+        return self.layers.start == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether it ends with the norm and the head."""
+        return self.layers.stop == self.shape.n_layer
 
     @staticmethod
     def _block(tensors: Mapping[str, Tensor], prefix: str) -> Block:
@@ -136,30 +112,37 @@ class GPT2:
             replace(b, qkv=to_int8(b.qkv), proj=to_int8(b.proj), up=to_int8(b.up), down=to_int8(b.down))
             for b in self.blocks
         ]
-        model._head = to_int8(Affine(self.head, self.head.new_zeros(len(self.head))))
+        if self.is_last:
+            model._head = to_int8(Affine(self.head, self.head.new_zeros(len(self.head))))
         return model
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.wte.device
+        return self.blocks[0].ln_1.weight.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the weights and hidden states are held in."""
-        return self.wte.dtype
+        """What the norms, the embeddings and hidden states are held in."""
+        return self.blocks[0].ln_1.weight.dtype
 
     @property
     def size_bytes(self) -> int:
         """What the weights take, tied ones once."""
         layers = [layer for b in self.blocks for layer in (b.ln_1, b.qkv, b.proj, b.ln_2, b.up, b.down)]
-        tensors = [self.wte, self.wpe, self.head if self._head is None else self.wte]
-        for layer in (*layers, self.ln_f, *([self._head] if self._head else [])):
+        tensors: list[Tensor] = [self.wte, self.wpe] if self.is_first else []
+        if self.is_last:
+            layers += [self.ln_f, *([self._head] if self._head else [])]
+            tensors += [] if self._head else [self.head]
+        for layer in layers:
             tensors += [getattr(layer, name) for name in layer.__slots__]  # type: ignore[attr-defined]
         return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor, attend: Attend, adapt: Adapt | None = None) -> Tensor:
-        """Run all layers. input_ids, position_ids: (N,) int64. Returns (N, E) after the final norm."""
+    def hidden(self, x: Tensor, position_ids: Tensor, attend: Attend, adapt: Adapt | None = None) -> Tensor:
+        """Run all its layers. position_ids: (N,) int64. Returns (N, E), after the final norm if it is the last part.
+
+        x: input ids (N,) int64 for the first part, what the part before returned (N, E) for the others.
+        """
 
         def linear(name: str, x: Tensor) -> Tensor:
             y: Tensor = getattr(block, name)(x)
@@ -168,13 +151,14 @@ class GPT2:
             return y
 
         heads = (-1, self.shape.n_head, self.shape.head_size)
-        x = self.wte[input_ids] + self.wpe[position_ids]
-        for layer, block in enumerate(self.blocks):
+        if self.is_first:
+            x = self.wte[x] + self.wpe[position_ids]
+        for layer, block in zip(self.layers, self.blocks, strict=True):
             q, k, v = linear("qkv", self._norm(x, block.ln_1)).chunk(3, dim=-1)  # (N, E) each
             attended = attend(layer, q.view(heads), k.view(heads), v.view(heads))
             x = x + linear("proj", attended.reshape(x.shape))
             x = x + linear("down", self._act(linear("up", self._norm(x, block.ln_2))))
-        return self._norm(x, self.ln_f)
+        return self._norm(x, self.ln_f) if self.is_last else x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (N, V) float32 for hidden (N, E)."""

@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch import Tensor
 
-from model_service.models.gpt2 import GPT2, GPT2Shape
+from model_service.models.gpt2 import GPT2
+from model_service.models.shape import GPT2Shape, shape_of
 
 WANTED = ["*.json", "*.safetensors", "merges.txt"]  # what is fetched from a hub repository
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -101,7 +102,7 @@ def read_shape(source: str) -> GPT2Shape:
 
 def _shape(config: Mapping[str, Any], source: str) -> GPT2Shape:
     try:
-        return GPT2Shape.from_config(config)
+        return shape_of(config)
     except KeyError as error:
         raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
     except ValueError as error:

@@ -43,7 +43,7 @@ def chunk(slot: int, start: int, end: int, adapter: object = None) -> Chunk:
 def pair(model: GPT2, graphs: EagerGraphs | None = None) -> tuple[CapturedForward, TorchForward]:
     """Both with the same noise in their caches, as if sequences had been there."""
     ours, plain = CapturedForward(model, 20, graphs or EagerGraphs()), TorchForward(model, 20)
-    for a, b in zip(ours.cache.pairs, plain.cache.pairs, strict=True):
+    for a, b in zip(ours.cache.pairs.values(), plain.cache.pairs.values(), strict=True):
         a.copy_(torch.randn(a.shape, generator=torch.Generator().manual_seed(1)))
         b.copy_(a)
     return ours, plain
@@ -68,7 +68,7 @@ def test_a_rectangle_gives_the_plain_numbers_and_writes_the_plain_cache(model: G
     torch.testing.assert_close(ours.hidden(chunks), plain.hidden(chunks), rtol=1e-4, atol=1e-4)
     last = CONTEXT_LEN - 1
     written = {c.sequence.slot for c in chunks if c.end == CONTEXT_LEN}
-    for a, b in zip(ours.cache.pairs, plain.cache.pairs, strict=True):
+    for a, b in zip(ours.cache.pairs.values(), plain.cache.pairs.values(), strict=True):
         torch.testing.assert_close(a[:, :, :, :last], b[:, :, :, :last], rtol=1e-4, atol=1e-4)
         for slot in written:
             torch.testing.assert_close(a[:, slot, :, last], b[:, slot, :, last], rtol=1e-4, atol=1e-4)

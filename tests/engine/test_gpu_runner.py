@@ -15,8 +15,9 @@ from model_service.engine.gpu import choose_parts, compiled_parts, slots_within,
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import EagerGraphs
 from model_service.engine.runner import ModelRunner
-from model_service.models.gpt2 import GPT2, Block, GPT2Shape
+from model_service.models.gpt2 import GPT2, Block
 from model_service.models.loading import CheckpointError, read_checkpoint
+from model_service.models.shape import GPT2Shape
 from tests.engine.test_graphs import NUM_SLOTS, Counted, graph_runner, run, sequences
 from tests.support.tiny_models import save_tiny_generator
 

@@ -182,13 +182,13 @@ def test_idle_rows_and_warm_up_never_change_what_a_slot_holds(model: GPT2) -> No
     forward = TorchForward(model, NUM_SLOTS)
     runner = GraphRunner(forward, EagerGraphs(), smallest_context=16)
     numbers = torch.Generator().manual_seed(1)
-    for cache in (*forward.cache.keys, *forward.cache.values):
+    for cache in (*forward.cache.keys.values(), *forward.cache.values.values()):
         cache.copy_(torch.randn(cache.shape, generator=numbers))
-    before = [t.clone() for t in (*forward.cache.keys, *forward.cache.values)]
+    before = [t.clone() for t in (*forward.cache.keys.values(), *forward.cache.values.values())]
     sequence = Sequence(0, list(range(40)), GREEDY, seed=0)
     sequence.slot = 4
     runner.step([Chunk(sequence, 20, 21)])  # rows 0 to 3 and 5 idle, some of them in use
-    for old, new in zip(before, (*forward.cache.keys, *forward.cache.values), strict=True):
+    for old, new in zip(before, (*forward.cache.keys.values(), *forward.cache.values.values()), strict=True):
         changed = (old != new).any(dim=-1).any(dim=1).nonzero().tolist()
         last = model.shape.n_positions - 1
         assert [4, 20] in changed

@@ -29,10 +29,11 @@ WATCH = """
 @pytest.mark.browser
 async def test_a_person_sees_the_answer_grow_in_at_least_two_edits() -> None:
     with short_folder() as folder:
-        # wide and deep enough for 200 tokens to take many times as long as the time between two edits, on a fast machine too
+        # 200 tokens of it take many times as long as the time between two edits, on a fast machine too
         save_tiny_generator(folder / "generator", n_layer=12, n_embd=512, n_positions=256, eos_token_id=NEVER)
         save_tiny_classifier(folder / "classifier")
-        (folder / "punchline.toml").write_text(TINY_MODELS.replace('"generator"\n', '"generator"\nweights = "float32"\n'))
+        slow = TINY_MODELS.replace('"generator"\n', '"generator"\nweights = "float32"\n')
+        (folder / "punchline.toml").write_text(slow)
         with started(folder, PUNCHLINE_BOT__EDIT_INTERVAL_S="0.1") as process:
             assert process.stdout is not None
             line = await asyncio.to_thread(process.stdout.readline)

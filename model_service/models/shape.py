@@ -1,0 +1,97 @@
+"""The numbers of a config.json that decide what a model computes and what it takes. No torch here.
+
+`Shape` is what all architectures have in common; `read_shape` finds the right one by `model_type`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What every decoder here has. n_inner: width of a layer's middle. tied: the head is the token embedding."""
+
+    model_type: ClassVar[str]
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int = 0  # 0: four times n_embd
+    activation: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    tied: bool = True
+
+    @property
+    def head_size(self) -> int:
+        """D, the size of one head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def inner_size(self) -> int:
+        """The width of a layer's middle."""
+        return self.n_inner or 4 * self.n_embd
+
+    def attention_scale(self, layer: int) -> float:
+        """What the scores of a layer are multiplied by before the softmax."""
+        return 1 / math.sqrt(self.head_size)
+
+
+@dataclass(frozen=True, slots=True)
+class GPT2Shape(Shape):
+    """GPT-2, with its switches."""
+
+    model_type: ClassVar[str] = "gpt2"
+
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+
+    def attention_scale(self, layer: int) -> float:
+        """What the scores of a layer are multiplied by before the softmax."""
+        scale = 1 / math.sqrt(self.head_size) if self.scale_attn_weights else 1.0
+        return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "GPT2Shape":
+        """Read GPT-2's config.json. Raises KeyError for what is missing, ValueError for what does not run here."""
+        if config.get("add_cross_attention"):
+            raise ValueError("add_cross_attention is on; only decoders without it run here")
+        return cls(
+            **common_numbers(config),
+            tied=config.get("tie_word_embeddings", True),
+            scale_attn_weights=config.get("scale_attn_weights", True),
+            scale_attn_by_inverse_layer_idx=config.get("scale_attn_by_inverse_layer_idx", False),
+            reorder_and_upcast_attn=config.get("reorder_and_upcast_attn", False),
+        )
+
+
+ARCHITECTURES: dict[str, type[GPT2Shape]] = {"gpt2": GPT2Shape}
+
+
+def shape_of(config: Mapping[str, Any]) -> GPT2Shape:
+    """Read a config.json. Raises KeyError for what is missing, ValueError for what does not run here."""
+    architecture = ARCHITECTURES.get(str(config.get("model_type")))
+    if architecture is None:
+        raise ValueError(f"its model_type is {config.get('model_type')!r}; {', '.join(ARCHITECTURES)} run here")
+    return architecture.from_config(config)
+
+
+def common_numbers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Read and check what GPT-2 and its relatives share."""
+    activation = config.get("activation_function", "gelu_new")
+    if activation not in ACTIVATION_NAMES:
+        raise ValueError(f"activation_function {activation!r} is not one of {', '.join(ACTIVATION_NAMES)}")
+    if config["n_embd"] % config["n_head"]:
+        raise ValueError(f"n_embd {config['n_embd']} is not a multiple of n_head {config['n_head']}")
+    return {
+        **{name: config[name] for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")},
+        "n_inner": config.get("n_inner") or 0,
+        "activation": activation,
+        "layer_norm_epsilon": config.get("layer_norm_epsilon", 1e-5),
+    }
