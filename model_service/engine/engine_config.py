@@ -7,6 +7,17 @@ from model_service.engine.prefill_budget import LEAST_TOKENS
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a model on a device. A placement is a tuple of these, in the order of the layers.
+
+    device: "cuda:0", "cpu", or "cpu:0", "cpu:1" for stages that share the CPU. layers: contiguous, absolute numbers.
+    """
+
+    device: str
+    layers: range
+
+
+@dataclass(frozen=True, slots=True)
 class EngineConfig:
     """What an engine is told about its model and its limits."""
 
