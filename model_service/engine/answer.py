@@ -24,7 +24,7 @@ class Answer:
         self._echoed += result.prompt_logprobs
         if result.token_id is not None:
             piece = self._next(result.token_id, result.logprob)
-        elif self.sequence.num_computed >= self.sequence.prompt_len:
+        elif self.sequence.num_landed >= self.sequence.prompt_len:
             piece = Piece(finish_reason="length")  # the prompt was read, and nothing was to follow
         else:
             return None

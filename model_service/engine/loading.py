@@ -10,6 +10,7 @@ from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.fastest import cpu_forward, fastest_weights
+from model_service.engine.flights import InTurn
 from model_service.engine.forward import Forward
 from model_service.engine.gpu import MIN_PREFILL_TOKENS, fitting_slots, gpu_forward, gpu_runner
 from model_service.engine.prefill_budget import LEAST_TOKENS
@@ -54,7 +55,7 @@ def load(
         min_prefill_tokens=MIN_PREFILL_TOKENS if model.device.type == "cuda" else LEAST_TOKENS,
     )
     try:
-        return Engine(config, runner_for(forward), checkpoint.tokenizer)
+        return Engine(config, InTurn(runner_for(forward)), checkpoint.tokenizer)
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
 

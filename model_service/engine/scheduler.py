@@ -100,21 +100,31 @@ class Scheduler:
         self._earliest = min((s.deadline for s in everybody if s.deadline > now), default=math.inf)
         return [s for s in everybody if s.deadline <= now]
 
-    def schedule(self) -> Plan:
-        """Admit what fits; give every stream its token and the prompts what the budget allows."""
+    def schedule(self, max_streams: int | None = None) -> Plan:
+        """Admit what fits; give every stream its token and the prompts what the budget allows.
+
+        Streams whose step is in flight wait for it. max_streams: in a micro-batch, those in the lowest slots first.
+        """
         started, transfers = self._admit()
         transfers += self._begin()
-        begun = [s for s in self.running if s.id not in self._fresh]
+        begun = [s for s in self.running if s.num_missing and s.id not in self._fresh]
+        streams = [s for s in begun if s.num_missing == 1][:max_streams]
         reading = sorted((s for s in begun if s.num_missing > 1), key=lambda s: s.id)
-        settled = sum(s.num_generated >= SETTLED for s in begun)
+        settled = sum(s.num_generated >= SETTLED for s in streams)
         budget = self.budget.tokens(num_streams=settled)
-        sizes = dict(zip(reading, divide([s.num_missing for s in reading], budget), strict=True))
+        sizes = dict.fromkeys(streams, 1)  # a running stream is never held up by prompts
+        sizes |= dict(zip(reading, divide([s.num_missing for s in reading], budget), strict=True))
         chunks = []
         for sequence in begun:
-            if size := sizes.get(sequence, 1):  # a running stream is never held up by prompts
+            if size := sizes.get(sequence):
                 self.waiting.charge(sequence.user, size)
                 chunks.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + size))
         return Plan(started, transfers, chunks)
+
+    @property
+    def num_streams(self) -> int:
+        """Sequences that have been given their whole prompt."""
+        return sum(s.num_missing <= 1 for s in self.running)
 
     def finish(self, sequence: Sequence) -> Move | None:
         """Take a sequence out, wherever it is; return what must trade places to keep the slots dense."""

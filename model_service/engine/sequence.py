@@ -80,7 +80,7 @@ class Sequence:
     """One prompt with its answer so far. It belongs to the engine's thread once submitted."""
 
     __slots__ = (
-        *("adapter", "deadline", "id", "limit_s", "num_computed", "params"),
+        *("adapter", "deadline", "id", "limit_s", "num_computed", "num_landed", "params"),
         *("prompt_len", "seed", "slot", "status", "token_ids", "user"),
     )
 
@@ -102,7 +102,8 @@ class Sequence:
         self.limit_s = self.deadline = math.inf
         self.token_ids = list(prompt_ids)  # prompt, then answer
         self.prompt_len = len(prompt_ids)
-        self.num_computed = 0  # tokens whose keys and values are in the cache
+        self.num_computed = 0  # tokens whose keys and values are in the cache, or will be before what follows runs
+        self.num_landed = 0  # of them, those whose results are known
         self.slot = -1
         self.status = Status.WAITING
 
@@ -113,7 +114,10 @@ class Sequence:
 
     @property
     def num_missing(self) -> int:
-        """Tokens that are known but not yet computed: what is left of the prompt, or the last token drawn."""
+        """Tokens that are known but not yet computed: what is left of the prompt, or the last token drawn.
+
+        None while the step that gives the next one is in flight.
+        """
         return len(self.token_ids) - self.num_computed
 
     @property

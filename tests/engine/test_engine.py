@@ -12,6 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
+from model_service.engine.flights import InTurn
 from model_service.engine.loading import load
 from model_service.engine.runner import Result
 from model_service.engine.scheduler import Chunk, Copy, Move
@@ -191,7 +192,7 @@ class ScriptedRunner:
 @pytest.fixture
 async def scripted() -> AsyncIterator[Engine]:
     config = EngineConfig("scripted", context_len=1000, vocab_size=257, eos_token_id=256, max_num_seqs=2)
-    engine = Engine(config, ScriptedRunner(), byte_tokenizer().backend_tokenizer)
+    engine = Engine(config, InTurn(ScriptedRunner()), byte_tokenizer().backend_tokenizer)
     yield engine
     await engine.close()
 

@@ -11,6 +11,7 @@ import pytest
 
 from model_service.engine.engine import Engine
 from model_service.engine.engine_config import EngineConfig
+from model_service.engine.flights import InTurn
 from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.runner import Result
 from model_service.engine.scheduler import Chunk, Copy, Move, Scheduler, divide
@@ -68,7 +69,7 @@ def runner() -> GatedRunner:
 @pytest.fixture
 async def engine(runner: GatedRunner) -> AsyncIterator[Engine]:
     config = EngineConfig("gated", context_len=1000, vocab_size=257, eos_token_id=256, max_num_seqs=2)
-    engine = Engine(config, runner, byte_tokenizer().backend_tokenizer)
+    engine = Engine(config, InTurn(runner), byte_tokenizer().backend_tokenizer)
     yield engine
     runner.end(10**6)
     await engine.close()
