@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from model_service.engine.scheduler import Chunk, Copy, Move
+from model_service.models.decoder import Decoder
 from model_service.models.gpt2 import GPT2
 from model_service.models.linear import Affine
 from model_service.models.lora import Adapter, Host, read_adapter
@@ -22,7 +23,8 @@ LINEARS = ("qkv", "proj", "up", "down")  # in the kernels' order
 class NativeForward:
     """The kernels' model and its slots. It copies what it needs: the torch model may be dropped afterwards."""
 
-    def __init__(self, model: GPT2, num_slots: int, num_threads: int | None = None) -> None:
+    def __init__(self, model: Decoder, num_slots: int, num_threads: int | None = None) -> None:
+        assert isinstance(model, GPT2), model.shape.why_not_native
         shape = model.shape
         self._native = NativeModel(
             Shape(
@@ -31,7 +33,7 @@ class NativeForward:
                 shape.n_embd,
                 shape.n_layer,
                 shape.n_head,
-                model.blocks[0].up.bias.shape[0],
+                shape.inner_size,
                 ACTIVATIONS[shape.activation],
                 shape.layer_norm_epsilon,
             ),
@@ -44,10 +46,11 @@ class NativeForward:
 
     def _fill(self, model: GPT2) -> None:
         native = self._native
-        native.set_embedding(0, model.wte)
-        native.set_embedding(1, model.wpe)
+        native.set_embedding(0, [model.wte])
+        native.set_embedding(1, [model.wpe])
         for layer, block in enumerate(model.blocks):
             native.set_norm(layer, 0, block.ln_1.weight, block.ln_1.bias)
+            assert block.ln_2 is not None
             native.set_norm(layer, 1, block.ln_2.weight, block.ln_2.bias)
             for which, name in enumerate(LINEARS):
                 linear = getattr(block, name)
@@ -55,7 +58,7 @@ class NativeForward:
                 native.set_linear(layer, which, linear.weight, linear.bias)
             native.set_scale(layer, model.shape.attention_scale(layer))
         native.set_norm(model.shape.n_layer, 0, model.ln_f.weight, model.ln_f.bias)
-        native.set_linear(model.shape.n_layer, 0, model.head, None)
+        native.set_head([model.head])
 
     @property
     def size_bytes(self) -> int:

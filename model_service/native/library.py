@@ -4,6 +4,7 @@ The package builds them when it is installed with a C++ compiler at hand; the pr
 """
 
 import ctypes
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from ctypes import POINTER, Structure, c_double, c_float, c_int, c_int32, c_size_t, c_uint64, c_void_p
 from functools import lru_cache
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 NAME = "_kernels"
-INTERFACE = 3  # grows with every change of what follows, as in interface.cpp
+INTERFACE = 4  # grows with every change of what follows, as in interface.cpp
 PHASES = ("norms, quantising", "qkv", "attention", "proj", "up, activation", "down", "head")  # `Phase` in model.h
 ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
 
@@ -66,9 +67,9 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "uniform": (c_double, [c_uint64, c_uint64]),
     "delete": (None, [c_void_p]),
     "set_norm": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p]),
-    "set_linear": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int]),
+    "set_linear": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int, c_int]),
     "set_scale": (None, [c_void_p, c_int, c_float]),
-    "set_embedding": (_done, [c_void_p, c_int, c_void_p, c_int]),
+    "set_embedding": (_done, [c_void_p, c_int, c_void_p, c_int, c_int]),
     "size_bytes": (c_size_t, [c_void_p]),
     "hidden": (_done, [c_void_p, c_void_p, POINTER(Tokens), c_int, c_void_p]),
     "logits": (_done, [c_void_p, c_void_p, c_int, c_void_p]),
@@ -159,19 +160,34 @@ class NativeModel:
         self._library.punchline_set_norm(self._model, layer, which, weight.data_ptr(), bias.data_ptr())
 
     def set_linear(self, layer: int, which: int, weight: Tensor, bias: Tensor | None) -> None:
-        """Quantise qkv (0), proj (1), up (2) or down (3) of a layer, or the head (layer n_layer). weight: (out, in)."""
+        """Quantise qkv (0), proj (1), up (2) or down (3) of a layer. weight: (out, in)."""
         weight, bias = _floats(weight), None if bias is None else _floats(bias)
         at = None if bias is None else bias.data_ptr()
-        self._library.punchline_set_linear(self._model, layer, which, weight.data_ptr(), at, *weight.shape)
+        out, width = weight.shape
+        self._library.punchline_set_linear(self._model, layer, which, weight.data_ptr(), at, out, width, 0, out)
+
+    def set_head(self, pieces: Iterable[Tensor]) -> None:
+        """Quantise the head, (V, E), which comes in pieces of some rows (n, E), in order."""
+        layer, out, first = self.shape.n_layer, self.shape.vocab_size, 0
+        for piece in pieces:
+            rows = _floats(piece)
+            at, (count, width) = rows.data_ptr(), rows.shape
+            self._library.punchline_set_linear(self._model, layer, 0, at, None, out, width, first, count)
+            first += count
+        assert first == out, f"a head of {first} rows"
 
     def set_scale(self, layer: int, scale: float) -> None:
         """Take what a layer's attention scores are multiplied by."""
         self._library.punchline_set_scale(self._model, layer, scale)
 
-    def set_embedding(self, which: int, weight: Tensor) -> None:
-        """Take wte (0) or wpe (1), (rows, E); kept in half precision."""
-        weight = _floats(weight)
-        self._library.punchline_set_embedding(self._model, which, weight.data_ptr(), weight.shape[0])
+    def set_embedding(self, which: int, pieces: Iterable[Tensor]) -> None:
+        """Take wte (0) or wpe (1) in pieces of some rows (n, E), in order; kept in half precision."""
+        first = 0
+        for piece in pieces:
+            rows = _floats(piece)
+            self._library.punchline_set_embedding(self._model, which, rows.data_ptr(), first, len(rows))
+            first += len(rows)
+        assert first == (self.shape.n_positions if which else self.shape.vocab_size), f"a table of {first} rows"
 
     @property
     def size_bytes(self) -> int:

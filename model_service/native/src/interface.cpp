@@ -30,7 +30,7 @@ int done(F f) {
 
 extern "C" {
 
-void punchline_interface_3() {}  // its name says which library.py it fits
+void punchline_interface_4() {}  // its name says which library.py it fits
 
 // Whether this machine's processor can run the kernels.
 int punchline_supported() {
@@ -60,11 +60,12 @@ void punchline_delete(void* model) { delete static_cast<Model*>(model); }
 int punchline_set_norm(void* model, int layer, int which, const float* weight, const float* bias) {
     return done([&] { static_cast<Model*>(model)->set_norm(layer, which, weight, bias); });
 }
-int punchline_set_linear(void* model, int layer, int which, const float* weight, const float* bias, int outputs, int inputs) {
-    return done([&] { static_cast<Model*>(model)->set_linear(layer, which, weight, bias, outputs, inputs); });
+int punchline_set_linear(void* model, int layer, int which, const float* weight, const float* bias, int outputs, int inputs,
+                         int first, int count) {
+    return done([&] { static_cast<Model*>(model)->set_linear(layer, which, weight, bias, outputs, inputs, first, count); });
 }
-int punchline_set_embedding(void* model, int which, const float* weight, int rows) {
-    return done([&] { static_cast<Model*>(model)->set_embedding(which, weight, rows); });
+int punchline_set_embedding(void* model, int which, const float* weight, int first, int count) {
+    return done([&] { static_cast<Model*>(model)->set_embedding(which, weight, first, count); });
 }
 void punchline_set_scale(void* model, int layer, float scale) { static_cast<Model*>(model)->set_scale(layer, scale); }
 size_t punchline_size_bytes(void* model) { return static_cast<Model*>(model)->size_bytes(); }

@@ -71,17 +71,11 @@ struct Epilogue {
 
 class Linear {
 public:
-    // Quantise and pack. weight: (outputs, inputs) row by row; bias: (outputs,) or null.
-    void load(const float* weight, const float* bias, int outputs, int inputs) {
-        outputs_ = outputs;
-        width_ = round_up(inputs, kGroup);
-        const int padded = round_up(outputs, kOutputs);
-        packed_.resize(size_t(padded) * width_);
-        scales_.resize(padded);
-        bias_.resize(padded);
-        std::memset(packed_.get(), 128, size_t(padded) * width_);
-        if (bias) std::copy_n(bias, outputs, bias_.get());
-        for (int o = 0; o < outputs; ++o) pack(weight + size_t(o) * inputs, o, inputs);
+    // Quantise and pack some outputs of all, from `first`; those from 0 come first and make room for all.
+    // weight: (count, inputs) row by row; bias: (outputs,) or null.
+    void load(const float* weight, const float* bias, int outputs, int inputs, int first, int count) {
+        if (first == 0) make_room(bias, outputs, inputs);
+        for (int i = 0; i < count; ++i) pack(weight + size_t(i) * inputs, first + i, inputs);
     }
 
     int outputs() const { return outputs_; }
@@ -98,6 +92,17 @@ public:
     }
 
 private:
+    void make_room(const float* bias, int outputs, int inputs) {
+        outputs_ = outputs;
+        width_ = round_up(inputs, kGroup);
+        const int padded = round_up(outputs, kOutputs);
+        packed_.resize(size_t(padded) * width_);
+        scales_.resize(padded);
+        bias_.resize(padded);
+        std::memset(packed_.get(), 128, size_t(padded) * width_);
+        if (bias) std::copy_n(bias, outputs, bias_.get());
+    }
+
     int num_blocks() const { return round_up(outputs_, kOutputs) / kOutputs; }
 
     void pack(const float* row, int output, int inputs) {

@@ -73,21 +73,22 @@ public:
         norm.load(weight, bias, shape_.n_embd);
     }
 
-    void set_linear(int layer, int which, const float* weight, const float* bias, int outputs, int inputs) {
+    void set_linear(int layer, int which, const float* weight, const float* bias, int outputs, int inputs, int first, int count) {
         Block* block = layer == shape_.n_layer ? nullptr : &blocks_[layer];
         Linear& linear = !block ? head_ : which == kQkv ? block->qkv : which == kProj ? block->proj : which == kUp ? block->up : block->down;
-        linear.load(weight, bias, outputs, inputs);
+        linear.load(weight, bias, outputs, inputs, first, count);
     }
 
     void set_scale(int layer, float scale) { blocks_[layer].attention_scale = scale; }
 
-    void set_embedding(int which, const float* weight, int rows) {
+    // Take some rows of a table, from `first`; those from 0 come first and make room for all.
+    void set_embedding(int which, const float* weight, int first, int count) {
         Buffer<uint16_t>& table = which == 0 ? wte_ : wpe_;
         const int width = stride();
-        table.resize(size_t(rows) * width + kLanes);
-        for (int row = 0; row < rows; ++row)
+        if (first == 0) table.resize(size_t(which == 0 ? shape_.vocab_size : shape_.n_positions) * width + kLanes);
+        for (int row = 0; row < count; ++row)
             for (int i = 0; i < shape_.n_embd; i += kLanes)
-                float_to_half(&table[size_t(row) * width + i],
+                float_to_half(&table[size_t(first + row) * width + i],
                               _mm512_maskz_loadu_ps(valid(shape_.n_embd - i), weight + size_t(row) * shape_.n_embd + i));
     }
 
