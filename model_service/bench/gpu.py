@@ -156,7 +156,6 @@ def steps(
     folder: Path, device: str, batch: int, layers: tuple[str, ...] = ("plain", "compiled")
 ) -> list[dict[str, Any]]:
     """Return the median time of a captured step of `batch` sequences, by how its layers are made."""
-    from model_service.engine.decode_step import layer_parts
     from model_service.engine.forward import TorchForward
     from model_service.engine.gpu import compiled_parts, use_exact_sums
     from model_service.engine.graph_runner import GraphRunner
@@ -172,7 +171,7 @@ def steps(
     found: list[dict[str, Any]] = []
     for name in layers:
         try:
-            runner.use_parts(batch, (layer_parts if name == "plain" else compiled_parts)(model.shape))
+            runner.use_parts(batch, model.parts if name == "plain" else compiled_parts(model.parts))
         except Exception as error:  # compilers fail in their own ways, and the other measurement stands
             found.append({"batch": batch, "layers": name, "error": str(error).splitlines()[0]})
             continue

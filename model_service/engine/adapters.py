@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from model_service.engine.scheduler import Chunk
-from model_service.models.gpt2 import Adapt
+from model_service.models.layers import Adapt
 from model_service.models.lora import Adapter
 
 

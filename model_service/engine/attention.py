@@ -12,13 +12,13 @@ from torch import Tensor
 
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk
-from model_service.models.shape import GPT2Shape
+from model_service.models.shape import Shape
 
 
 class StepAttention:
     """Writes the step's keys and values into the cache and attends over it. `chunks`: single tokens first."""
 
-    def __init__(self, chunks: Seq[Chunk], cache: KVCache, shape: GPT2Shape, device: torch.device) -> None:
+    def __init__(self, chunks: Seq[Chunk], cache: KVCache, shape: Shape, device: torch.device) -> None:
         single = [c for c in chunks if c.end - c.start == 1]
         self._num_single = len(single)
         self._chunks = chunks[len(single) :]

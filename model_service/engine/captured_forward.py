@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_service.engine.decode_step import causal_mask, layer_parts
+from model_service.engine.decode_step import causal_mask
 from model_service.engine.forward import TorchForward
 from model_service.engine.graphs import Graphs, Work
 from model_service.engine.scheduler import Chunk
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 
 RECTANGLES = (  # rows, tokens
     *((1, 16), (1, 64), (1, 256), (1, 512), (4, 16)),
@@ -31,7 +31,7 @@ CONTEXTS = (128, 512)  # and the model's own
 class CapturedForward(TorchForward):
     """See the module. `graphs` are those of the runner too, so that all share their memory."""
 
-    def __init__(self, model: GPT2, num_slots: int, graphs: Graphs) -> None:
+    def __init__(self, model: Decoder, num_slots: int, graphs: Graphs) -> None:
         super().__init__(model, num_slots)
         self.graphs = graphs
         self._contexts = [*(c for c in CONTEXTS if c < model.shape.n_positions), model.shape.n_positions]
@@ -89,14 +89,13 @@ class CapturedForward(TorchForward):
         count = rows * tokens
         ids, positions, slots = self._ids[:count], self._positions[:count], self._slots[:count]
         model, cache, shape = self.model, self.cache, self.model.shape
-        parts = layer_parts(shape)
         reach = torch.arange(context, device=model.device)
 
         def work() -> None:
             mask = causal_mask(reach, positions, model.dtype).view(rows, 1, tokens, context)
-            x = model.wte[ids] + model.wpe[positions]
+            x, turns = model.embed(ids, positions), model.rotation(positions)
             for layer, block in zip(model.layers, model.blocks, strict=True):
-                qkv = parts.before(x, block, None).view(rows, tokens, 3, shape.n_head, shape.head_size)
+                qkv = model.parts.before(x, block, turns, None).view(rows, tokens, 3, shape.n_head, shape.head_size)
                 cache.pairs[layer][:, slots, :, positions] = qkv[:, :, 1:].flatten(0, 1)  # (N, 2, H, D)
                 attended = F.scaled_dot_product_attention(
                     qkv[:, :, 0].transpose(1, 2),
@@ -105,10 +104,8 @@ class CapturedForward(TorchForward):
                     attn_mask=mask,
                     scale=shape.attention_scale(layer),
                 )
-                x = parts.after(x, attended.transpose(1, 2).reshape(x.shape), block, None)
-            self._out[:count] = F.layer_norm(
-                x, (x.shape[-1],), model.ln_f.weight, model.ln_f.bias, shape.layer_norm_epsilon
-            )
+                x = model.parts.after(x, attended.transpose(1, 2).reshape(x.shape), block, None)
+            self._out[:count] = model.finish(x)
 
         return work
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model_service.errors import RequestRefused
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 
 
 class Classifier:
@@ -18,7 +18,7 @@ class Classifier:
     def __init__(
         self,
         model_id: str,
-        model: GPT2,
+        model: Decoder,
         score: Tensor,
         tokenizer: Tokenizer,
         labels: list[str],

@@ -15,7 +15,6 @@ As long as the same rows go on, nothing is uploaded: the step feeds itself.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -25,54 +24,13 @@ from model_service.engine.adapter_places import NO_PLACE, AdapterPlaces, Added
 from model_service.engine.device_sampler import CANDIDATES, Rows, draw, greedy, signed, truncates
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk
-from model_service.models.gpt2 import ACTIVATIONS, GPT2, Block
-from model_service.models.linear import Affine, Linear
+from model_service.models.decoder import Decoder
+from model_service.models.layers import LayerParts
 from model_service.models.lora import Adapter, Host
-from model_service.models.shape import GPT2Shape
 
 DRAW_MODES = GREEDY, WHOLE, TRUNCATED = "greedy", "whole", "truncated"  # how much of a sampler a step needs
 _INTEGERS = ("input_id", "position", "seed", "top_k", "place")
 _FLOATS = ("temperature", "top_p", "min_p")
-
-
-@dataclass(frozen=True, slots=True)
-class LayerParts:
-    """A layer without its attention, as two functions of tensors, so that one compiled pair serves all layers.
-
-    before(x (B, E), block, added) gives qkv (B, 3E); after(x, attended (B, E), block, added) gives the layer's output
-    (B, E). added: of the rows' adapters, if any row has one.
-    """
-
-    before: Callable[[Tensor, Block, Added | None], Tensor]
-    after: Callable[[Tensor, Tensor, Block, Added | None], Tensor]
-
-
-def layer_parts(shape: GPT2Shape) -> LayerParts:
-    """Return the parts as plain torch calls."""
-    activation = ACTIVATIONS[shape.activation]
-
-    def norm(x: Tensor, affine: Affine) -> Tensor:
-        # F.layer_norm takes its mean and variance in float32, whatever x is
-        return F.layer_norm(x, (x.shape[-1],), affine.weight, affine.bias, shape.layer_norm_epsilon)
-
-    def before(x: Tensor, block: Block, added: Added | None) -> Tensor:
-        return _linear("qkv", block.qkv, norm(x, block.ln_1), added)
-
-    def after(x: Tensor, attended: Tensor, block: Block, added: Added | None) -> Tensor:
-        x = x + _linear("proj", block.proj, attended, added)
-        up = activation(_linear("up", block.up, norm(x, block.ln_2), added))
-        return x + _linear("down", block.down, up, added)
-
-    return LayerParts(before, after)
-
-
-def _linear(name: str, linear: Linear, x: Tensor, added: Added | None) -> Tensor:
-    if added is not None:
-        return added.to(name, x, linear(x))
-    assert isinstance(linear, Affine)  # int8 is for CPUs
-    if x.shape[0] == 1:  # a compiler makes one kernel of a product with a single row and all that follows it
-        return F.linear(x, linear.weight) + linear.bias
-    return F.linear(x, linear.weight, linear.bias)  # addmm: the bias is part of the product
 
 
 def causal_mask(reach: Tensor, positions: Tensor, dtype: torch.dtype) -> Tensor:
@@ -87,7 +45,7 @@ class DecodeStep:
     The works run in this order: forward, draw. `stage` before them if the rows are not those of the last step.
     """
 
-    def __init__(self, model: GPT2, cache: KVCache, num_slots: int) -> None:
+    def __init__(self, model: Decoder, cache: KVCache, num_slots: int) -> None:
         self._model, self._cache = model, cache
         self.adapters = AdapterPlaces(Host.of(model))
         self._last = model.shape.n_positions - 1
@@ -99,7 +57,7 @@ class DecodeStep:
         self._fields = {name: self._staged[i] for i, name in enumerate(_INTEGERS)}
         self._fields |= {name: floats[i] for i, name in enumerate(_FLOATS, start=len(_INTEGERS))}
         self._slots = torch.arange(num_slots, device=device)
-        self._logits = torch.zeros(num_slots, model.head.shape[0], device=device)
+        self._logits = torch.zeros(num_slots, model.shape.vocab_size, device=device)
         self._tokens = torch.zeros(num_slots, dtype=torch.int64, device=device)
         self._fetched = torch.zeros(num_slots, dtype=torch.int64, pin_memory=pinned)
         self.idle()
@@ -137,16 +95,15 @@ class DecodeStep:
         """
         ids, positions, slots = self._field("input_id", batch), self._field("position", batch), self._slots[:batch]
         model, shape = self._model, self._model.shape
-        heads = (batch, 3, shape.n_head, shape.head_size)
         reach = torch.arange(context, device=model.device)
 
         def work() -> None:
             mask = causal_mask(reach, positions, model.dtype)[:, None, None]  # (B, 1, 1, C)
-            x = model.wte[ids] + model.wpe[positions]
+            x, turns = model.embed(ids, positions), model.rotation(positions)
             strangers = self.adapters.strangers(self._field("place", batch)) if adapted else None
             for layer, block in zip(model.layers, model.blocks, strict=True):
                 added = None if strangers is None else Added(self.adapters.pairs(layer), strangers)
-                qkv = parts.before(x, block, added).view(heads)
+                qkv = parts.before(x, block, turns, added)
                 self._cache.pairs[layer][:, slots, :, positions] = qkv[:, 1:]  # (B, 2, H, D)
                 attended = F.scaled_dot_product_attention(
                     qkv[:, 0, :, None],
@@ -156,8 +113,7 @@ class DecodeStep:
                     scale=shape.attention_scale(layer),
                 )
                 x = parts.after(x, attended.reshape(x.shape), block, added)
-            x = F.layer_norm(x, (x.shape[-1],), model.ln_f.weight, model.ln_f.bias, shape.layer_norm_epsilon)
-            self._logits[:batch] = model.logits(x)
+            self._logits[:batch] = model.logits(model.finish(x))
 
         return work
 

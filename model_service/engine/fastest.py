@@ -11,9 +11,10 @@ from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.native_forward import NativeForward
 from model_service.engine.scheduler import Chunk
 from model_service.engine.sequence import SamplingParams, Sequence
+from model_service.models.decoder import Decoder
 from model_service.models.gpt2 import GPT2
 from model_service.models.loading import DTYPES
-from model_service.models.shape import GPT2Shape
+from model_service.models.shape import GPT2Shape, Shape
 from model_service.native.library import why_not
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,17 @@ ROWS = (1, 8)
 VOCAB = 512  # the head is a linear like the others: a small one stands for it
 
 
-def cpu_forward(model: GPT2, weights: str, num_slots: int) -> Forward:
+def cpu_forward(model: Decoder, weights: str, num_slots: int) -> Forward:
     """Return what runs a model on the CPU: our kernels for int8 where they run, else torch."""
     if weights != "int8":
         return TorchForward(model, num_slots)
-    if reason := why_not():
+    if reason := why_not() or model.shape.why_not_native:
         log.info("int8 runs in torch, which is slower: %s", reason)
         return TorchForward(model.quantised(), num_slots)
     return NativeForward(model, num_slots)
 
 
-def fastest_weights(shape: GPT2Shape) -> str:
+def fastest_weights(shape: Shape) -> str:
     """Return the number format to prefer for models of this shape. Measured once a width; the answer is kept."""
     return _fastest(shape.n_embd, shape.n_head, torch.get_num_threads())
 

@@ -14,7 +14,7 @@ from model_service.engine.adapters import AdapterStack
 from model_service.engine.attention import StepAttention
 from model_service.engine.kv_cache import KVCache
 from model_service.engine.scheduler import Chunk, Copy, Move
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 from model_service.models.lora import Adapter, Host, read_adapter
 
 
@@ -55,15 +55,15 @@ class Forward(Protocol):
 
 
 class TorchForward:
-    """A GPT-2 in torch on one device, with fixed KV slots. Single tokens must come first among the chunks."""
+    """A decoder in torch on one device, with fixed KV slots. Single tokens must come first among the chunks."""
 
-    def __init__(self, model: GPT2, num_slots: int) -> None:
+    def __init__(self, model: Decoder, num_slots: int) -> None:
         self._model = model
         self._cache = KVCache(model, num_slots, model.shape.n_positions)
         self._stack = AdapterStack()
 
     @property
-    def model(self) -> GPT2:
+    def model(self) -> Decoder:
         """The weights."""
         return self._model
 

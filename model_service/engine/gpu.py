@@ -16,12 +16,12 @@ import torch
 import torch._inductor.config as inductor
 
 from model_service.engine.captured_forward import CapturedForward
-from model_service.engine.decode_step import LayerParts, layer_parts
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import CudaGraphs
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
+from model_service.models.layers import LayerParts
 from model_service.models.loading import CheckpointError
-from model_service.models.shape import GPT2Shape
+from model_service.models.shape import Shape
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ COMPILED_BATCH = 1  # a product with one row compiles to a kernel with all that 
 COMPILED_BYTES = 200e6  # of weights, about GPT-2 small's in FP16; for less, nobody should wait for a compiler
 
 
-def gpu_forward(model: GPT2, num_slots: int) -> CapturedForward:
+def gpu_forward(model: Decoder, num_slots: int) -> CapturedForward:
     """Return what runs a model on its GPU. Ask `fitting_slots` first."""
     use_exact_sums()
     return CapturedForward(model, num_slots, CudaGraphs(model.device))
@@ -41,10 +41,10 @@ def gpu_forward(model: GPT2, num_slots: int) -> CapturedForward:
 
 def gpu_runner(forward: CapturedForward) -> GraphRunner:
     """Return a runner on the forward's GPU, all its steps and passes captured; blocks for seconds."""
-    shape = forward.model.shape
+    parts = forward.model.parts
     runner = GraphRunner(forward, forward.graphs)
     if forward.size_bytes >= COMPILED_BYTES:
-        choose_parts(runner, layer_parts(shape), compiled_parts(shape))
+        choose_parts(runner, parts, compiled_parts(parts))
     forward.warm_up()
     runner.warm_up()
     return runner
@@ -57,12 +57,11 @@ def use_exact_sums() -> None:
     torch.set_float32_matmul_precision("highest")
 
 
-def compiled_parts(shape: GPT2Shape, backend: str | Callable[..., Any] = "inductor") -> LayerParts:
+def compiled_parts(plain: LayerParts, backend: str | Callable[..., Any] = "inductor") -> LayerParts:
     """Return a layer's parts as torch.compile makes them, at their first call; one pair serves all layers.
 
     Coordinate descent tuning is what turns a product with one row into a reduction that the rest is fused with.
     """
-    plain = layer_parts(shape)
     if backend == "inductor":
         inductor.compile_threads = 1  # a few small kernels; its pool of processes would stay for good
         compiler = partial(torch.compile, fullgraph=True, dynamic=False, options={"coordinate_descent_tuning": True})
@@ -85,14 +84,14 @@ def choose_parts(runner: GraphRunner, plain: LayerParts, compiled: LayerParts) -
     log.info("a step of one sequence: plain %.3f ms, compiled %.3f ms", plain_s * 1e3, compiled_s * 1e3)
 
 
-def fitting_slots(model: GPT2, wanted: int) -> int:
+def fitting_slots(model: Decoder, wanted: int) -> int:
     """Return how many of the wanted slots fit the GPU's free memory. Raises CheckpointError if none does."""
     free, total = torch.cuda.mem_get_info(model.device)
     unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
     return slots_within(free + unused, model.shape, model.dtype.itemsize, wanted, total_bytes=total)
 
 
-def slots_within(free_bytes: int, shape: GPT2Shape, itemsize: int, wanted: int, total_bytes: int) -> int:
+def slots_within(free_bytes: int, shape: Shape, itemsize: int, wanted: int, total_bytes: int) -> int:
     """Return at most `wanted`, so that the slots and what steps need fit; says so if it is less.
 
     GPT-2 XL in FP16 keeps 315 MB of keys and values in a slot of 1,024 tokens.

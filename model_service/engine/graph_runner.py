@@ -19,12 +19,13 @@ from collections.abc import Sequence as Seq
 
 import torch
 
-from model_service.engine.decode_step import DRAW_MODES, DecodeStep, LayerParts, draw_mode, layer_parts
+from model_service.engine.decode_step import DRAW_MODES, DecodeStep, draw_mode
 from model_service.engine.device_sampler import BROKEN, INCOMPLETE
 from model_service.engine.forward import TorchForward
 from model_service.engine.graphs import Graphs, Work
 from model_service.engine.runner import ModelRunner, Result
 from model_service.engine.scheduler import Chunk
+from model_service.models.layers import LayerParts
 from model_service.models.lora import Adapter
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ class GraphRunner(ModelRunner):
         self._contexts = context_buckets(self._shape.n_positions, smallest_context)
         self._step = DecodeStep(forward.model, forward.cache, self._num_slots)
         self._device = forward.model.device
-        self._parts = dict.fromkeys(self._batches, layer_parts(self._shape))
+        self._plain = forward.model.parts
+        self._parts = dict.fromkeys(self._batches, self._plain)
         self._forwards: dict[tuple[int, int, tuple[str, ...]], Work] = {}
         self._draws: dict[tuple[int, str], Work] = {}
         # what the buffers are ready for: of each row its sequence's id, slot, position, and the token to run there
@@ -147,7 +149,7 @@ class GraphRunner(ModelRunner):
         key = batch, context, adapted
         if key not in self._forwards:
             # with adapters never compiled: this is captured while sequences wait for it
-            parts = layer_parts(self._shape) if adapted else self._parts[batch]
+            parts = self._plain if adapted else self._parts[batch]
             self._forwards[key] = self._capture(self._step.forward_work(batch, context, parts, adapted=bool(adapted)))
         return self._forwards[key]
 

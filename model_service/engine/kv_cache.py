@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from model_service.engine.scheduler import Copy, Move
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 
 
 class KVCache:
     """Room for `num_slots` sequences of `context_len` tokens, on the model's device and in its dtype."""
 
-    def __init__(self, model: GPT2, num_slots: int, context_len: int) -> None:
+    def __init__(self, model: Decoder, num_slots: int, context_len: int) -> None:
         shape = (num_slots, model.shape.n_head, context_len, model.shape.head_size)
-        self._all = _zeros((2 * len(model.blocks), *shape), model.dtype, model.device)
+        self._all = _zeros((2 * len(model.layers), *shape), model.dtype, model.device)
         self.keys = dict(zip(model.layers, self._all[0::2], strict=True))
         self.values = dict(zip(model.layers, self._all[1::2], strict=True))
         # what a transfer takes at once: on a CPU what its caches hold, else everything, for that is one launch

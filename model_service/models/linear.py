@@ -18,8 +18,8 @@ class Linear(Protocol):
     """A linear layer, read-only."""
 
     @property
-    def bias(self) -> Tensor:
-        """Its bias, (out,)."""
+    def bias(self) -> Tensor | None:
+        """Its bias, (out,), if it has one."""
         ...
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -29,13 +29,16 @@ class Linear(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """A weight with its bias: a linear layer's (out, in) and (out,), or a norm's (E,) and (E,)."""
+    """A weight (out, in) with its bias (out,), if it has one."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x (N, in) times the weight, plus the bias: (N, out)."""
+        if x.is_cuda and x.shape[0] == 1 and self.bias is not None:
+            # a compiler makes one kernel of a product with a single row and all that follows it
+            return F.linear(x, self.weight) + self.bias
         return F.linear(x, self.weight, self.bias)
 
 
@@ -45,7 +48,7 @@ class Int8:
 
     values: Tensor  # (out, in) int8, both padded to whole tiles with zeros
     scales: Tensor  # (out,), padded
-    bias: Tensor  # (out,)
+    bias: Tensor  # (out,), zeros if there is none
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return x (N, in) float32 times the weight, plus the bias: (N, out)."""
@@ -61,4 +64,5 @@ def to_int8(linear: Linear) -> Int8:
     scales = weight.abs().amax(dim=1) / 127
     values = (weight / scales.clamp(min=1e-30)[:, None]).round().to(torch.int8)
     out, width = (-size % INT8_MULTIPLE for size in weight.shape)
-    return Int8(F.pad(values, (0, width, 0, out)), F.pad(scales, (0, out)), linear.bias.float())
+    bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.float()
+    return Int8(F.pad(values, (0, width, 0, out)), F.pad(scales, (0, out)), bias)

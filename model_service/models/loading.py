@@ -15,8 +15,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
 from torch import Tensor
 
-from model_service.models.gpt2 import GPT2
-from model_service.models.shape import GPT2Shape, shape_of
+from model_service.models.decoder import Decoder, decoder
+from model_service.models.shape import Shape, shape_of
 
 WANTED = ["*.json", "*.safetensors", "merges.txt"]  # what is fetched from a hub repository
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -33,7 +33,7 @@ class CheckpointError(Exception):
 class Checkpoint:
     """A model on its device, with what is needed to talk to it."""
 
-    model: GPT2
+    model: Decoder
     tokenizer: Tokenizer
     config: Mapping[str, Any]
     folder: Path
@@ -78,7 +78,7 @@ def check_weights(weights: str, device: torch.device) -> None:
 
 
 def read_checkpoint(source: str, *, weights: str = "float32", device: str = "cpu") -> Checkpoint:
-    """Load a GPT-2 checkpoint; one for int8 comes in float32. Blocks for as long as the disk takes.
+    """Load a checkpoint; one for int8 comes in float32. Blocks for as long as the disk takes.
 
     Raises CheckpointError with what is wrong.
     """
@@ -89,18 +89,18 @@ def read_checkpoint(source: str, *, weights: str = "float32", device: str = "cpu
     shape = _shape(config, source)
     try:
         tensors = _read_tensors(folder, target, READ_AS[weights])
-        model = GPT2(shape, tensors)
+        model = decoder(shape, tensors)
     except KeyError as error:
         raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
     return Checkpoint(model, read_tokenizer(folder), config, folder, tensors, weights)
 
 
-def read_shape(source: str) -> GPT2Shape:
+def read_shape(source: str) -> Shape:
     """Read only the sizes of a checkpoint. Raises CheckpointError."""
     return _shape(read_json(find_folder(source) / "config.json"), source)
 
 
-def _shape(config: Mapping[str, Any], source: str) -> GPT2Shape:
+def _shape(config: Mapping[str, Any], source: str) -> Shape:
     try:
         return shape_of(config)
     except KeyError as error:

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 from model_service.models.loading import CheckpointError, read_json
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -72,10 +72,10 @@ class Host:
     device: torch.device
 
     @classmethod
-    def of(cls, model: GPT2, dtype: torch.dtype | None = None) -> "Host":
+    def of(cls, model: Decoder, dtype: torch.dtype | None = None) -> "Host":
         """Describe a model. dtype: of the matrices, if not the model's own."""
-        n_inner = model.blocks[0].up.bias.shape[0]
-        return cls(len(model.blocks), model.shape.n_embd, n_inner, dtype or model.dtype, model.device)
+        shape = model.shape
+        return cls(shape.n_layer, shape.n_embd, shape.inner_size, dtype or model.dtype, model.device)
 
     def sizes(self, linear: str) -> tuple[int, int]:
         """Return (in, out) of a linear."""

@@ -1,12 +1,12 @@
 """The numbers of a config.json that decide what a model computes and what it takes. No torch here.
 
-`Shape` is what all architectures have in common; `read_shape` finds the right one by `model_type`.
+`Shape` is what all architectures have in common; `shape_of` finds the right one by `model_type`.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu")
 
@@ -41,6 +41,16 @@ class Shape:
         """What the scores of a layer are multiplied by before the softmax."""
         return 1 / math.sqrt(self.head_size)
 
+    @property
+    def why_not_native(self) -> str:
+        """Say why our int8 kernels cannot run it; empty if they can."""
+        return f"the int8 kernels know GPT-2, and this is a {self.model_type}"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read a config.json. Raises KeyError for what is missing, ValueError for what does not run here."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, slots=True)
 class GPT2Shape(Shape):
@@ -57,8 +67,13 @@ class GPT2Shape(Shape):
         scale = 1 / math.sqrt(self.head_size) if self.scale_attn_weights else 1.0
         return scale / (layer + 1) if self.scale_attn_by_inverse_layer_idx else scale
 
+    @property
+    def why_not_native(self) -> str:
+        """Say why our int8 kernels cannot run it; empty if they can."""
+        return ""
+
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> "GPT2Shape":
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Read GPT-2's config.json. Raises KeyError for what is missing, ValueError for what does not run here."""
         if config.get("add_cross_attention"):
             raise ValueError("add_cross_attention is on; only decoders without it run here")
@@ -71,10 +86,38 @@ class GPT2Shape(Shape):
         )
 
 
-ARCHITECTURES: dict[str, type[GPT2Shape]] = {"gpt2": GPT2Shape}
+@dataclass(frozen=True, slots=True)
+class GPTJShape(Shape):
+    """GPT-J: positions turn the first `rotary_dim` numbers of each head; None turns all of them."""
+
+    model_type: ClassVar[str] = "gptj"
+
+    tied: bool = False
+    rotary_dim: int | None = 64
+
+    @property
+    def rotary_size(self) -> int:
+        """R, how many numbers of a head are turned."""
+        return self.rotary_dim or self.head_size
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Read GPT-J's config.json. Raises KeyError for what is missing, ValueError for what does not run here."""
+        numbers = common_numbers(config)
+        shape = cls(**numbers, tied=config.get("tie_word_embeddings", False), rotary_dim=config.get("rotary_dim", 64))
+        if shape.rotary_dim is None and shape.n_head > 1:  # transformers makes angles for n_embd numbers, and fails
+            raise ValueError(f"rotary_dim is null with n_head {shape.n_head}; that says nothing of a head's part")
+        if shape.rotary_dim == 0 or shape.rotary_size % 2 or shape.rotary_size > shape.head_size:
+            raise ValueError(
+                f"rotary_dim {shape.rotary_dim} is not an even number from 2 to the size of a head, {shape.head_size}"
+            )
+        return shape
 
 
-def shape_of(config: Mapping[str, Any]) -> GPT2Shape:
+ARCHITECTURES: dict[str, type[Shape]] = {shape.model_type: shape for shape in (GPT2Shape, GPTJShape)}
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
     """Read a config.json. Raises KeyError for what is missing, ValueError for what does not run here."""
     architecture = ARCHITECTURES.get(str(config.get("model_type")))
     if architecture is None:

@@ -113,7 +113,7 @@ def test_compiled_layers_make_the_same_float32_tokens(folder: Path) -> None:
     loaded = model(folder)
     compiled, plain = sequences(6), sequences(6)
     runner = GraphRunner(TorchForward(loaded, 1), CudaGraphs(loaded.device), smallest_context=16)
-    runner.use_parts(1, compiled_parts(loaded.shape))
+    runner.use_parts(1, compiled_parts(loaded.parts))
     run(runner, compiled, num_slots=1)
     run(ModelRunner(TorchForward(loaded, 1)), plain, num_slots=1)
     assert [s.token_ids for s in compiled] == [s.token_ids for s in plain]

@@ -8,14 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model_service.engine.adapter_places import Added
-from model_service.engine.decode_step import LayerParts, layer_parts
 from model_service.engine.forward import TorchForward
 from model_service.engine.gpu import choose_parts, compiled_parts, slots_within, use_exact_sums
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import EagerGraphs
 from model_service.engine.runner import ModelRunner
-from model_service.models.gpt2 import GPT2, Block
+from model_service.models.gpt2 import GPT2
+from model_service.models.layers import Added, Block, LayerParts
 from model_service.models.loading import CheckpointError, read_checkpoint
 from model_service.models.shape import GPT2Shape
 from tests.engine.test_graphs import NUM_SLOTS, Counted, graph_runner, run, sequences
@@ -61,19 +60,19 @@ def test_after_warm_up_no_step_captures_anything(model: GPT2) -> None:
 
 def slower(do: LayerParts, seconds: float) -> LayerParts:
 
-    def before(x: Tensor, block: Block, added: Added | None) -> Tensor:
+    def before(x: Tensor, block: Block, turns: Tensor | None, added: Added | None) -> Tensor:
         time.sleep(seconds)
-        return do.before(x, block, added)
+        return do.before(x, block, turns, added)
 
     return LayerParts(before, do.after)
 
 
-def parts_that_fail(x: Tensor, block: Block, added: Added | None) -> Tensor:
+def parts_that_fail(x: Tensor, block: Block, turns: Tensor | None, added: Added | None) -> Tensor:
     raise RuntimeError("Failed to find C compiler.\nand more")
 
 
 def test_single_sequences_run_on_the_faster_layers(model: GPT2, caplog: pytest.LogCaptureFixture) -> None:
-    plain = layer_parts(model.shape)
+    plain = model.parts
     slow = slower(plain, 0.005)
     for given, fast in (((plain, slow), plain), ((slow, plain), plain)):
         runner = graph_runner(model)
@@ -85,7 +84,7 @@ def test_single_sequences_run_on_the_faster_layers(model: GPT2, caplog: pytest.L
 
 def test_layers_that_do_not_compile_are_done_without_and_said(model: GPT2, caplog: pytest.LogCaptureFixture) -> None:
     runner = graph_runner(model)
-    plain = layer_parts(model.shape)
+    plain = model.parts
     choose_parts(runner, plain, LayerParts(parts_that_fail, plain.after))
     assert caplog.messages == [
         "layers cannot be compiled here, single sequences stay slower: Failed to find C compiler."
@@ -106,7 +105,7 @@ def test_one_compiled_pair_serves_all_layers_and_gives_the_same_tokens(model: GP
 
     ours, plain = sequences(2), sequences(2)
     runner = GraphRunner(TorchForward(model, 1), EagerGraphs())
-    runner.use_parts(1, compiled_parts(model.shape, backend=backend))
+    runner.use_parts(1, compiled_parts(model.parts, backend=backend))
     run(runner, ours, num_slots=1)
     run(ModelRunner(TorchForward(model, 1)), plain, num_slots=1)
     assert [s.token_ids for s in ours] == [s.token_ids for s in plain]
