@@ -29,6 +29,11 @@ class KVCache:
         self.pairs = dict(zip(model.layers, pairs, strict=True))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of keys and values."""
+        return self._all.dtype
+
+    @property
     def size_bytes(self) -> int:
         """What is reserved in all."""
         return self._all.nbytes

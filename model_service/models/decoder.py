@@ -93,13 +93,16 @@ class Decoder(Protocol):
         ...
 
 
-def decoder(shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None) -> Decoder:
+def decoder(shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None, *, int8: bool = False) -> Decoder:
     """Make a model of its tensors, or a part of it: contiguous layers, all by default.
 
     tensors: by transformers' names, without the `transformer.` prefix, Conv1D matrices turned to (out, in). Each is
     asked for once, layer by layer, so it may be read as it is asked for. Raises KeyError with what is missing.
+    int8: as `quantised`, without ever holding more than a layer in float32.
     """
     if isinstance(shape, GPTJShape):
-        return GPTJ(shape, tensors, layers)
-    assert isinstance(shape, GPT2Shape)
-    return GPT2(shape, tensors, layers)
+        model: Decoder = GPTJ(shape, tensors, layers, int8)
+    else:
+        assert isinstance(shape, GPT2Shape)
+        model = GPT2(shape, tensors, layers, int8)
+    return model.quantised() if int8 else model

@@ -28,22 +28,17 @@ class GPT2(Layers):
 
     wpe: Tensor  # (n_positions, E), of the first part
 
-    def __init__(self, shape: GPT2Shape, tensors: Mapping[str, Tensor], layers: range | None = None) -> None:
+    def __init__(
+        self, shape: GPT2Shape, tensors: Mapping[str, Tensor], layers: range | None = None, int8: bool = False
+    ) -> None:
         """See `Layers`."""
-        super().__init__(shape, tensors, layers)
+        super().__init__(shape, tensors, layers, int8)
         if self.is_first:
             self.wpe = tensors["wpe.weight"]
         self.parts = layer_parts(shape)
 
     def _block(self, tensors: Mapping[str, Tensor], prefix: str) -> Block:
-        return Block(
-            norm_of(tensors, f"{prefix}ln_1"),
-            affine_of(tensors, f"{prefix}attn.c_attn"),
-            affine_of(tensors, f"{prefix}attn.c_proj"),
-            norm_of(tensors, f"{prefix}ln_2"),
-            affine_of(tensors, f"{prefix}mlp.c_fc"),
-            affine_of(tensors, f"{prefix}mlp.c_proj"),
-        )
+        return read_block(tensors, prefix)
 
     def embed(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return (N, E) for ids (N,) at positions (N,)."""
@@ -51,6 +46,18 @@ class GPT2(Layers):
 
     def _embeddings(self) -> list[Tensor]:
         return [self.wte, self.wpe]
+
+
+def read_block(tensors: Mapping[str, Tensor], prefix: str) -> Block:
+    """Return the weights of a layer. prefix: of its tensors, `h.0.`."""
+    return Block(
+        norm_of(tensors, f"{prefix}ln_1"),
+        affine_of(tensors, f"{prefix}attn.c_attn"),
+        affine_of(tensors, f"{prefix}attn.c_proj"),
+        norm_of(tensors, f"{prefix}ln_2"),
+        affine_of(tensors, f"{prefix}mlp.c_fc"),
+        affine_of(tensors, f"{prefix}mlp.c_proj"),
+    )
 
 
 def layer_parts(shape: GPT2Shape) -> LayerParts:

@@ -31,9 +31,13 @@ from model_service.models.shape import GPTJShape
 class GPTJ(Layers):
     """GPT-J, or some layers of it."""
 
-    def __init__(self, shape: GPTJShape, tensors: Mapping[str, Tensor], layers: range | None = None) -> None:
+    def __init__(
+        self, shape: GPTJShape, tensors: Mapping[str, Tensor], layers: range | None = None, int8: bool = False
+    ) -> None:
         """See `Layers`."""
-        super().__init__(shape, tensors, layers)
+        super().__init__(shape, tensors, layers, int8)
+        if self.is_last and "score.weight" not in tensors:
+            self.head_bias = tensors["lm_head.bias"]
         self.parts = layer_parts(shape)
         self._turns = turns_of(shape).to(self.device)
 

@@ -26,13 +26,13 @@ from model_service.models.shape import ACTIVATION_NAMES, Shape
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_fast": lambda x: F.gelu(x, approximate="tanh"),
     "gelu": F.gelu,
-    "relu": F.relu,
     "silu": F.silu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
 }
-assert tuple(ACTIVATIONS) == ACTIVATION_NAMES
+assert set(ACTIVATIONS) == set(ACTIVATION_NAMES.values())
 
 
 class Attend(Protocol):
@@ -121,15 +121,18 @@ class Layers:
 
     wte: Tensor  # (V, E), of the first part
     head: Tensor  # (V, E), of the last part: the token embedding if that is tied, or a model's own
-    head_bias: Tensor | None
+    head_bias: Tensor | None = None
     ln_f: Norm
     blocks: list[Block]
     parts: LayerParts
 
-    def __init__(self, shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None) -> None:
+    def __init__(
+        self, shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None, int8: bool = False
+    ) -> None:
         """Take the tensors of a checkpoint by transformers' names, without the `transformer.` prefix.
 
         Each is asked for when its turn comes, and dropped if another is made of it: `tensors` may read as it is asked.
+        int8: quantise each block before the next is asked for; the head is `quantised`'s work.
         Raises KeyError with the name of what is missing.
         """
         self.shape = shape
@@ -137,18 +140,20 @@ class Layers:
         self._head: Linear | None = None  # in place of `head`, where that is quantised
         if self.is_first:
             self.wte = tensors["wte.weight"]
-        self.blocks = [self._block(tensors, f"h.{layer}.") for layer in self.layers]
+        self.blocks = []
+        for layer in self.layers:
+            block = self._block(tensors, f"h.{layer}.")
+            self.blocks.append(_int8(block) if int8 else block)
+            del block  # before the next one is read
         if self.is_last:
             self.ln_f = norm_of(tensors, "ln_f")
-            self.head, self.head_bias = self._own_head(tensors), tensors.get("lm_head.bias")
+            self.head = self._own_head(tensors)
 
     def _own_head(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """Return the head that transformers would take: a model's own, unless it is the embedding again."""
         own = tensors.get("lm_head.weight")
-        if own is None and not self.shape.tied and "score.weight" not in tensors:  # classifiers have another head
-            raise KeyError("lm_head.weight")
-        if own is not None and not self.shape.tied:
-            return own
+        if not self.shape.tied and "score.weight" not in tensors:  # classifiers have another head
+            return tensors["lm_head.weight"] if own is None else own
         embedding = self.wte if self.is_first else tensors["wte.weight"]
         return embedding if own is None or torch.equal(own, embedding) else own
 
@@ -188,12 +193,10 @@ class Layers:
     def quantised(self) -> Self:
         """Return the same model with int8 linears, in pure torch; embeddings and norms are shared."""
         model = copy.copy(self)
-        model.blocks = [
-            replace(b, qkv=to_int8(b.qkv), proj=to_int8(b.proj), up=to_int8(b.up), down=to_int8(b.down))
-            for b in self.blocks
-        ]
+        model.blocks = [_int8(block) for block in self.blocks]
         if self.is_last:
             model._head = to_int8(Affine(self.head, self.head_bias))
+            del model.head
         return model
 
     @property
@@ -240,3 +243,8 @@ def affine_of(tensors: Mapping[str, Tensor], name: str) -> Affine:
 def norm_of(tensors: Mapping[str, Tensor], name: str) -> Norm:
     """Return a layer norm."""
     return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+
+def _int8(block: Block) -> Block:
+    linears = {name: to_int8(getattr(block, name)) for name in ("qkv", "proj", "up", "down")}
+    return replace(block, **linears)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 INT8_MULTIPLE = 32  # torch's kernel reads whole tiles: other sizes are padded
+INT8_ROWS = 1024  # quantised at a time: a head has fifty thousand, and its float32 copies would not fit beside it
 
 
 class Linear(Protocol):
@@ -58,11 +59,17 @@ class Int8:
 
 
 def to_int8(linear: Linear) -> Int8:
-    """Quantise a float layer: the largest weight of each output channel becomes 127."""
+    """Quantise a float layer: the largest weight of each output channel becomes 127. An int8 one stays as it is."""
+    if isinstance(linear, Int8):
+        return linear
     assert isinstance(linear, Affine)
-    weight = linear.weight.float()
-    scales = weight.abs().amax(dim=1) / 127
-    values = (weight / scales.clamp(min=1e-30)[:, None]).round().to(torch.int8)
-    out, width = (-size % INT8_MULTIPLE for size in weight.shape)
-    bias = weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.float()
-    return Int8(F.pad(values, (0, width, 0, out)), F.pad(scales, (0, out)), bias)
+    (out, width), device = linear.weight.shape, linear.weight.device
+    padded_out, padded_width = (size + -size % INT8_MULTIPLE for size in (out, width))
+    values = torch.zeros(padded_out, padded_width, dtype=torch.int8, device=device)
+    scales = torch.zeros(padded_out, device=device)
+    for start in range(0, out, INT8_ROWS):
+        rows = linear.weight[start : start + INT8_ROWS].float()
+        part = scales[start : start + len(rows)] = rows.abs().amax(dim=1) / 127
+        values[start : start + len(rows), :width] = (rows / part.clamp(min=1e-30)[:, None]).round().to(torch.int8)
+    bias = torch.zeros(out, device=device) if linear.bias is None else linear.bias.float()
+    return Int8(values, scales, bias)
