@@ -86,6 +86,13 @@ def doctor() -> None:
 
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)
+def plan(context: typer.Context) -> None:
+    """Show which layers of which model go on which device, and why; `--simulate 10GiB,10GiB` for others."""
+    simulated = any(argument.partition("=")[0] in ("--simulate", "--help") for argument in context.args)
+    _hand_over("plan", *context.args, needs_torch=not simulated)
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train one of the embedded models from nothing: `train joke` or `train sentiment`."""
     _hand_over("train", *context.args)
@@ -116,9 +123,10 @@ def _run_bot(settings: Settings, playground: str | None) -> None:
         raise SystemExit(1) from None
 
 
-def _hand_over(*args: str) -> NoReturn:
+def _hand_over(*args: str, needs_torch: bool = True) -> NoReturn:
     """Become `python -m model_service …`, so that signals and the exit code are that process's own."""
-    _need_torch()
+    if needs_torch:
+        _need_torch()
     sys.stdout.flush()
     env = {name: value for name, value in os.environ.items() if not name.startswith("DISCORD_TOKEN")}
     os.execve(sys.executable, (sys.executable, "-P", "-m", "model_service", *args), env)

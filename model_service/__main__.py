@@ -55,6 +55,25 @@ def serve(
 
 
 @app.command()
+def plan(
+    simulate: Annotated[
+        str | None, typer.Option(help="Plan for devices that are not there: 10GiB,10GiB,10GiB or 4GB,cpu:16GB.")
+    ] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Plan these: of the settings, or gpt2, gpt2-xl, gpt-j-6b and so on; with commas.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Show which layers of which model go on which device, with bytes, and why."""
+    settings = settings_or_exit(load_settings, make_home=False)
+    from model_service.held_models import needed_models, tuned_models
+    from model_service.placement.plan_command import Request, run
+
+    configured = (*needed_models(settings), *tuned_models(settings.home / "models"))
+    raise SystemExit(run(settings, configured, Request(simulate, models, as_json)))
+
+
+@app.command()
 def health() -> None:
     """Exit with 0 if every start-up model of the running service answers, else with 1."""
     settings = settings_or_exit(load_settings)

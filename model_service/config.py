@@ -8,13 +8,16 @@ by hand (`CommonSettings(home=folder)`, as tests do) reads no file and no enviro
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -25,6 +28,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from model_service.byte_sizes import read_size
 from model_service.settings_sources import (
     FILE_NAME,
     SettingsError,
@@ -38,6 +42,24 @@ from model_service.settings_sources import (
 SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's address on Linux, without its closing zero
 
 Weights = Literal["auto", "float16", "bfloat16", "float32", "int8"]
+
+
+def _size(amount: object) -> int:
+    """Read an amount of memory; the line names the rule and not what was given."""
+    try:
+        return read_size(str(amount))
+    except ValueError:
+        raise ValueError("must be an amount of memory, like 10GiB or 512MB") from None
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cuda:\d+|cpu(:\d+)?", name):
+        raise ValueError("must name devices as cuda:0, cpu, or cpu:0 and cpu:1 for parts of the CPU's memory")
+    return name
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+Device = Annotated[str, AfterValidator(_device)]
 
 
 class Section(BaseModel):
@@ -63,8 +85,14 @@ class ModelSettings(Section):
     ] = "auto"
     devices: Annotated[
         Literal["auto"] | list[str],
-        Field(description='"auto" (the first GPU, or the CPU), or a list of one device: ["cuda:1"].'),
+        Field(
+            description='"auto" (wherever `punchline plan` finds room), or the only ones it may go on: '
+            '["cuda:0", "cuda:1"]; on one it stays whole.'
+        ),
     ] = "auto"
+    pinned: Annotated[
+        bool, Field(description="Loaded at the start, whatever service.preload says; never leaves to make room.")
+    ] = False
 
 
 class ServiceSettings(Section):
@@ -85,11 +113,30 @@ class ServiceSettings(Section):
     answer_limit_s: Annotated[
         float, Field(description="Time an answer may take, its wait in the queue included.", gt=0)
     ] = 300.0
+    preload: Annotated[
+        bool, Field(description="Load the models at the start, as far as there is room; false: when first asked for.")
+    ] = True
+    load_limit_s: Annotated[
+        float, Field(description="Time a request waits for its model to be loaded, room for it included.", gt=0)
+    ] = 120.0
     shares: Annotated[
         dict[str, Annotated[float, Field(gt=0)]],
         Field(description='Who gets more of the model than others when many wait, by "guild" or "guild:user"; else 1.'),
     ] = {}
     threads: Annotated[int | None, Field(description="CPU threads for the answers; default: all cores.", ge=1)] = None
+    memory_margin: Annotated[
+        float, Field(description="Share of each device's memory that models leave alone.", ge=0, lt=1)
+    ] = 0.05
+    allow_cpu: Annotated[
+        bool, Field(description="Put on the CPU what the GPUs have no room for; without a GPU it is used anyway.")
+    ] = False
+    device_memory: Annotated[
+        dict[Device, Size],
+        Field(
+            description='The most that models may take of a device, as `{"cuda:0" = "8GiB"}`; '
+            '`{"cpu:0" = "2GiB", "cpu:1" = "2GiB"}` makes two devices of the CPU.'
+        ),
+    ] = {}
     models: Annotated[
         tuple[ModelSettings, ...], Field(description="Models to hold, all of them; none: the two embedded ones.")
     ] = ()
@@ -138,6 +185,13 @@ class TrainingSettings(Section):
         int | None, Field(description="CPU threads of a training run; default: half the cores.", ge=1)
     ] = None
     nice: Annotated[int, Field(description="Niceness of a training run, 0 to 19.", ge=0, le=19)] = 10
+    reserve: Annotated[
+        Literal["auto", "none"] | Size,
+        Field(
+            description="Memory kept free for training on the first GPU, else the CPU: auto (enough for the smallest "
+            "model's adapter), none, or an amount like 4GiB."
+        ),
+    ] = "auto"
 
 
 class CommonSettings(BaseSettings):
@@ -235,11 +289,12 @@ def load_settings() -> CommonSettings:
     return load(ServiceProcessSettings, os.environ, Path.cwd())
 
 
-def settings_or_exit(load_them: Callable[[], Loaded]) -> Loaded:
+def settings_or_exit(load_them: Callable[[], Loaded], *, make_home: bool = True) -> Loaded:
     """Load settings for a command: problems go to stderr, a line each, and the process exits with 2."""
     try:
         settings = load_them()
-        settings.make_home()
+        if make_home:
+            settings.make_home()
     except SettingsError as error:
         sys.stderr.writelines(f"{line}\n" for line in error.lines)
         raise SystemExit(2) from None

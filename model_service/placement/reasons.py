@@ -1,0 +1,139 @@
+"""What can be done with a model on these devices at all, and a sentence for each outcome. No torch here."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from model_service.byte_sizes import gib
+from model_service.placement.cuts import WAYS, Placed, Way, place
+from model_service.placement.devices import Device, Wanted, natural
+
+
+class Taken(Protocol):
+    """A model that is there already."""
+
+    @property
+    def device_bytes(self) -> Mapping[str, int]:
+        """What it takes of each device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Devices in their order, and their room in bytes: empty (of our models), and free beside those that are kept."""
+
+    devices: tuple[Device, ...]
+    empty: Mapping[str, int]
+    free: Mapping[str, int]
+    allow_cpu: bool
+
+    @classmethod
+    def of(cls, devices: Iterable[Device], margin: float, kept: Iterable[Taken], *, allow_cpu: bool) -> "Case":
+        """See `plan`."""
+        there, kept = tuple(sorted(devices, key=natural)), tuple(kept)
+        assert len({device.name for device in there}) == len(there)
+        empty = {device.name: device.budget(margin) for device in there}
+        free = {name: room - sum(model.device_bytes.get(name, 0) for model in kept) for name, room in empty.items()}
+        return cls(there, empty, free, allow_cpu or all(device.kind == "cpu" for device in there))
+
+    def allowed(self, wanted: Wanted) -> list[Device]:
+        """Return the devices a model may go on."""
+        return [device for device in self.devices if wanted.may_use(device, allow_cpu=self.allow_cpu)]
+
+    def ways(self, wanted: Wanted) -> tuple[Way, ...]:
+        """Return the ways a model may go, from the first it could go alone; none if it never fits."""
+        allowed, slots = self.allowed(wanted), wanted.least_slots
+        possible = (i for i, way in enumerate(WAYS) if place(wanted, way, allowed, self.empty, slots))
+        first = next(possible, None)
+        return () if first is None else WAYS[first:]
+
+    def least_bytes(self, wanted: Wanted) -> int:
+        """Return what a model takes at least, whole, with one sequence."""
+        return min(_whole_bytes(wanted, device) for device in self.allowed(wanted))
+
+
+def why_there(case: Case, placed: Placed) -> str:
+    """Say why a model goes where it goes."""
+    wanted, names = placed.wanted, [stage.device for stage in placed.stages]
+    if not placed.slots:
+        room = "it classifies, and keeps nothing between texts"
+    elif placed.slots == wanted.max_slots:
+        room = f"room for all {_sequences(placed.slots)} that may run at once"
+    else:
+        room = f"room for {placed.slots} of {_sequences(wanted.max_slots)} at once"
+    return f"{_place(case, placed, names)}; {room}."
+
+
+def _place(case: Case, placed: Placed, names: list[str]) -> str:
+    wanted, allowed = placed.wanted, case.allowed(placed.wanted)
+    alone = placed.way == case.ways(wanted)[0]
+    if placed.way.whole and len(allowed) == 1:
+        return f"fits whole on {names[0]}, the only device {'it may use' if wanted.devices else 'there is for it'}"
+    if placed.way == WAYS[0]:
+        return f"fits whole on {names[0]}, the fullest GPU that has room for it"
+    if placed.way == WAYS[3] and any(device.kind == "gpu" for device in allowed):
+        return f"no room on the GPUs{'' if alone else ' beside the others'}, so it runs whole on {names[0]}"
+    if placed.way.whole:
+        return f"fits whole on {names[0]}, the fullest that has room for it"
+    need, most = gib(case.least_bytes(wanted)), gib(max((case.empty if alone else case.free)[d.name] for d in allowed))
+    what = f"needs {need} with one sequence and no device has more than {most}"
+    if not alone:
+        what = f"needs {need} with one sequence in one piece, which no device has left beside the others"
+    if placed.way == WAYS[2]:
+        return f"{what.replace('no device', 'no GPU')}: the GPUs take all they can, {names[-1]} the rest"
+    return f"{what}: its layers go on {' and '.join(names)}, balanced by bytes"
+
+
+def why_never(case: Case, wanted: Wanted) -> str:
+    """Say why a model cannot run on these devices even if they are empty."""
+    known = ", ".join(device.name for device in case.devices) or "none"
+    names = {name for device in case.devices for name in _names(device)}
+    missing = [name for name in wanted.devices or () if name not in names]
+    if missing:
+        return f"{wanted.name} is to go on {', '.join(missing)}; the devices here are {known}."
+    allowed = case.allowed(wanted)
+    if not allowed and wanted.weights == "int8":
+        return f'{wanted.name} has weights = "int8", which run on a CPU only: set devices = ["cpu"], or other weights.'
+    if not allowed:
+        return f"{wanted.name} has no device to go on: {known}."
+    return f"{wanted.name} does not fit: {_numbers(case, wanted, case.empty)}{_hint(case, wanted)}"
+
+
+def why_not_now(case: Case, wanted: Wanted, left: Mapping[str, int]) -> str:
+    """Say why a model that would fit alone does not fit beside the others."""
+    return f"{wanted.name} does not fit beside the others: {_numbers(case, wanted, left)}{_hint(case, wanted)}"
+
+
+def _numbers(case: Case, wanted: Wanted, free: Mapping[str, int]) -> str:
+    allowed = case.allowed(wanted)
+    device = min(allowed, key=lambda device: _whole_bytes(wanted, device))
+    sizes, layers, weights = wanted.sizes, wanted.sizes.all_layers, wanted.format_on((device.kind,), 1)
+    pieces = [f"{weights} weights {gib(sizes.weights(layers, weights))}"]
+    if wanted.least_slots:
+        pieces.append(f"one sequence {gib(sizes.slot(layers, weights, device.kind))}")
+    pieces.append(f"working memory {gib(sizes.workspace(layers, weights, device.kind))}")
+    need, rooms = _whole_bytes(wanted, device), [f"{d.name} {gib(free[d.name])}" for d in allowed]
+    text = f"it needs {gib(need)} ({', '.join(pieces)}), and there is free: {', '.join(rooms)}."
+    if len(allowed) > 1 and sum(free[d.name] for d in allowed) >= need:
+        text += " That is enough in all, but not in parts: layers stay whole, and each part needs working memory."
+    return text
+
+
+def _hint(case: Case, wanted: Wanted) -> str:
+    if wanted.devices is not None:
+        return ' Its devices are set; "auto" would look at all of them.' if len(case.devices) > 1 else ""
+    if not case.allow_cpu and any(device.kind == "cpu" for device in case.devices):
+        return " With service.allow_cpu = true what is left over would go on the CPU, where it is slower."
+    return ""
+
+
+def _whole_bytes(wanted: Wanted, device: Device) -> int:
+    weights = wanted.format_on((device.kind,), 1)
+    return wanted.sizes.total(wanted.sizes.all_layers, weights, device.kind, wanted.least_slots)
+
+
+def _names(device: Device) -> tuple[str, str]:
+    return device.name, device.name.partition(":")[0]
+
+
+def _sequences(count: int) -> str:
+    return f"{count} sequence{'' if count == 1 else 's'}"

@@ -1,0 +1,106 @@
+"""From the settings to what the planner is told: a model's sizes, and what training keeps for itself. No torch here."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from model_service.config import ModelSettings, ServiceSettings
+from model_service.models.folder import CONFIG, CheckpointError, find_folder, read_config
+from model_service.models.shape import Shape, shape_of
+from model_service.placement.devices import Device, Wanted, natural
+from model_service.placement.sizes import Sizes
+from model_service.placement.variants import known_shape
+
+ADAPTER_CONFIG = "adapter_config.json"
+CPU_FORMAT = "int8"  # of "auto", on a CPU that is not at hand
+TRAINING_BYTES = {"gpu": 1 << 30, "cpu": 512 << 20}  # a run's libraries and the activations of its rows
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What is planned for. kernels: whether int8 runs in ours. fastest: the format of "auto" on its CPU, by shape."""
+
+    devices: tuple[Device, ...]
+    kernels: bool = False
+    fastest: Callable[[Shape], str] = lambda shape: CPU_FORMAT
+
+
+class Wishes:
+    """Says what a model takes. specs: all of the settings', among them the adapters that a model must have room for."""
+
+    def __init__(self, machine: Machine, service: ServiceSettings, specs: Iterable[ModelSettings] = ()) -> None:
+        self.machine, self._service = machine, service
+        self._bases = [bases_of(spec) for spec in specs if is_adapter(spec)]
+
+    def wanted(self, spec: ModelSettings) -> Wanted:
+        """Read its config.json, from the hub if it lies there; the published variants need none.
+
+        Raises CheckpointError.
+        """
+        shape, labels = known_shape(spec.source), 0
+        if shape is None or spec.task == "classify":
+            config = read_config(find_folder(spec.source, (CONFIG,)))
+            shape = read_shape(config, spec.source)
+            labels = _num_labels(config) if spec.task == "classify" else 0
+        kernels = self.machine.kernels and not shape.why_not_native and not labels
+        num_adapters = sum(spec.name in bases or spec.source in bases for bases in self._bases)
+        devices = None if spec.devices == "auto" else tuple(spec.devices)
+        sizes = Sizes(shape, labels, kernels, num_adapters)
+        made = Wanted(spec.name, sizes, spec.weights, CPU_FORMAT, devices, self._service.max_num_seqs)
+        return replace(made, cpu_weights=self.machine.fastest(shape)) if self._measured(made) else made
+
+    def _measured(self, wanted: Wanted) -> bool:
+        """Say whether it matters which format is the fastest on this CPU; finding out takes a second."""
+        no_gpu = all(device.kind == "cpu" for device in self.machine.devices)
+        allow_cpu = self._service.allow_cpu or no_gpu
+        on_cpu = any(d.kind == "cpu" and wanted.may_use(d, allow_cpu=allow_cpu) for d in self.machine.devices)
+        return on_cpu and wanted.weights == "auto" and not wanted.sizes.labels
+
+
+def with_reserve(machine: Machine, reserve: int | str, models: Sequence[Wanted]) -> Machine:
+    """Set memory aside on the device where training runs: the first GPU, else the CPU.
+
+    "auto": enough to train an adapter for the smallest of the models, whose weights are float32 then.
+    """
+    generators = [model.sizes for model in models if not model.sizes.labels]
+    if not machine.devices or reserve in (0, "none") or (reserve == "auto" and not generators):
+        return machine
+    first, *others = sorted(machine.devices, key=natural)
+    if reserve == "auto":
+        least = min(sizes.num_parameters for sizes in generators)
+        reserve = TRAINING_BYTES[first.kind] + 4 * least
+    held = replace(first, used_bytes=first.used_bytes + int(reserve))
+    return replace(machine, devices=(held, *others))
+
+
+def read_shape(config: Mapping[str, Any], source: str) -> Shape:
+    """Read the sizes in a config.json. Raises CheckpointError."""
+    try:
+        return shape_of(config)
+    except KeyError as error:
+        raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{source} cannot run: {error}.") from error
+
+
+def is_adapter(spec: ModelSettings) -> bool:
+    """Whether a model of the settings is a folder with an adapter, which runs on another model."""
+    folder = Path(spec.source).expanduser()
+    return (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors*"))
+
+
+def bases_of(spec: ModelSettings) -> frozenset[str]:
+    """Return the names and sources an adapter gives for its base; none if it cannot be read, which its load says."""
+    folder, found = Path(spec.source).expanduser(), set()
+    for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), ("manifest.json", "base")):
+        try:
+            found.add(str(json.loads((folder / name).read_text(encoding="utf-8")).get(key)))
+        except (OSError, ValueError, AttributeError):
+            continue
+    return frozenset(found - {"None"})
+
+
+def _num_labels(config: Mapping[str, Any]) -> int:
+    return len(config.get("id2label") or {}) or int(config.get("num_labels") or 2)
