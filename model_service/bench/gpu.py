@@ -167,7 +167,7 @@ def steps(
     model = checkpoint.model
     graphs = CudaGraphs(model.device) if model.device.type == "cuda" else EagerGraphs()
     runner = GraphRunner(TorchForward(model, batch), graphs)
-    weight_bytes = decode_bytes(dict(checkpoint.config), model.dtype.itemsize)
+    weight_bytes = decode_bytes(dict(checkpoint.opened.config), model.dtype.itemsize)
     found: list[dict[str, Any]] = []
     for name in layers:
         try:

@@ -51,9 +51,9 @@ def phases(folder: Path, batches: Seq[int], context: int, prompt: int) -> list[d
     from model_service.engine.runner import ModelRunner
     from model_service.engine.scheduler import Chunk
     from model_service.engine.sequence import SamplingParams, Sequence
-    from model_service.models.loading import read_checkpoint
+    from model_service.models.loading import open_checkpoint
 
-    forward = NativeForward(read_checkpoint(str(folder), weights="int8").model, max(batches))
+    forward = NativeForward(open_checkpoint(str(folder)).stored_gpt2(), max(batches))
     runner = ModelRunner(forward)
 
     def chunk(slot: int, length: int, count: int) -> Chunk:

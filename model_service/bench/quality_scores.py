@@ -50,24 +50,23 @@ def score(folder: Path, weights: str, device: str, eos_token_id: int, texts: Seq
 
     from model_service.engine.forward import TorchForward
     from model_service.engine.loading import forward_for
-    from model_service.models.loading import read_checkpoint
+    from model_service.models.loading import open_checkpoint
 
-    checkpoint = read_checkpoint(str(folder), weights=weights, device=device)
-    plain = TorchForward(read_checkpoint(str(folder), weights="float32", device=device).model, SLOTS)
-    examples = [
-        e for e in _encoded(checkpoint.tokenizer, eos_token_id, texts) if e.fits(checkpoint.model.shape.n_positions)
-    ]
+    opened = open_checkpoint(str(folder))
+    shape = opened.shape
+    plain = TorchForward(opened.read("float32", device), SLOTS)
+    examples = [e for e in _encoded(opened.tokenizer, eos_token_id, texts) if e.fits(shape.n_positions)]
     with torch.inference_mode():
         sums = _Sums()
-        forward = forward_for(checkpoint, SLOTS)
+        forward = forward_for(opened, weights, device, SLOTS)
         for start in range(0, len(examples), SLOTS):
             part = examples[start : start + SLOTS]
             sums.add(_logits(plain, part), _logits(forward, part), [t for e in part for t in e.completion_ids])
         del plain, forward
-        independence = _independence(forward_for(checkpoint, BATCH), checkpoint.model.shape.vocab_size)
+        independence = _independence(forward_for(opened, weights, device, BATCH), shape.vocab_size)
     characters = sum(e.characters for e in examples)
     return Scores(
-        checkpoint.weights,
+        weights,
         BATCH,
         sums.tokens,
         sums.same / sums.tokens,

@@ -29,26 +29,34 @@ def cpu_forward(model: Decoder, weights: str, num_slots: int) -> Forward:
     """Return what runs a model on the CPU: our kernels for int8 where they run, else torch."""
     if weights != "int8":
         return TorchForward(model, num_slots)
-    if reason := why_not() or model.shape.why_not_native:
-        log.info("int8 runs in torch, which is slower: %s", reason)
+    if int8_in_torch(model.shape):
         return TorchForward(model.quantised(), num_slots)
+    assert isinstance(model, GPT2)
     return NativeForward(model, num_slots)
 
 
-def fastest_weights(shape: Shape) -> str:
+def int8_in_torch(shape: Shape) -> bool:
+    """Whether int8 weights of this shape run in torch, because our kernels cannot run them; the log says why."""
+    reason = why_not() or shape.why_not_native
+    if reason:
+        log.info("int8 runs in torch, which is slower: %s", reason)
+    return bool(reason)
+
+
+def fastest_weights(shape: Shape, candidates: tuple[str, ...] = CANDIDATES) -> str:
     """Return the number format to prefer for models of this shape. Measured once a width; the answer is kept."""
-    return _fastest(shape.n_embd, shape.n_head, torch.get_num_threads())
+    return _fastest(shape.n_embd, shape.n_head, torch.get_num_threads(), candidates)
 
 
 @lru_cache(maxsize=16)
-def _fastest(n_embd: int, n_head: int, num_threads: int) -> str:
+def _fastest(n_embd: int, n_head: int, num_threads: int, candidates: tuple[str, ...]) -> str:
     shape = GPT2Shape(vocab_size=VOCAB, n_positions=64, n_embd=n_embd, n_layer=1, n_head=n_head)
-    forwards = {w: cpu_forward(_flat(shape, DTYPES.get(w, torch.float32)), w, max(ROWS)) for w in CANDIDATES}
+    forwards = {w: cpu_forward(_flat(shape, DTYPES.get(w, torch.float32)), w, max(ROWS)) for w in candidates}
     taken_s = {
         weights: [min(_step_s(forward, rows) for _ in range(ROUNDS)) for rows in ROWS]
         for weights, forward in forwards.items()
     }
-    return min(CANDIDATES, key=lambda weights: statistics.geometric_mean(taken_s[weights]))
+    return min(candidates, key=lambda weights: statistics.geometric_mean(taken_s[weights]))
 
 
 def _flat(shape: GPT2Shape, dtype: torch.dtype) -> GPT2:

@@ -9,6 +9,7 @@ Number formats, decided here and nowhere else:
 
 import logging
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from functools import partial
 from typing import Any
 
@@ -84,19 +85,26 @@ def choose_parts(runner: GraphRunner, plain: LayerParts, compiled: LayerParts) -
     log.info("a step of one sequence: plain %.3f ms, compiled %.3f ms", plain_s * 1e3, compiled_s * 1e3)
 
 
-def fitting_slots(model: Decoder, wanted: int) -> int:
-    """Return how many of the wanted slots fit the GPU's free memory. Raises CheckpointError if none does."""
+def fitting_slots(parts: Seq[Decoder], wanted: int) -> int:
+    """Return how many of the wanted slots fit the free memory of a GPU that has these parts of a model.
+
+    Raises CheckpointError if none does.
+    """
+    model, num_layers = parts[0], sum(len(part.layers) for part in parts)
     free, total = torch.cuda.mem_get_info(model.device)
     unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    return slots_within(free + unused, model.shape, model.dtype.itemsize, wanted, total_bytes=total)
+    return slots_within(free + unused, model.shape, model.dtype.itemsize, wanted, total, num_layers)
 
 
-def slots_within(free_bytes: int, shape: Shape, itemsize: int, wanted: int, total_bytes: int) -> int:
+def slots_within(
+    free_bytes: int, shape: Shape, itemsize: int, wanted: int, total_bytes: int, num_layers: int | None = None
+) -> int:
     """Return at most `wanted`, so that the slots and what steps need fit; says so if it is less.
 
-    GPT-2 XL in FP16 keeps 315 MB of keys and values in a slot of 1,024 tokens.
+    num_layers: of the model's that are on this GPU; all by default. GPT-2 XL in FP16 keeps 315 MB of keys and values in
+    a slot of 1,024 tokens.
     """
-    cache = 2 * shape.n_layer * shape.n_positions * shape.n_embd * itemsize
+    cache = 2 * (num_layers or shape.n_layer) * shape.n_positions * shape.n_embd * itemsize
     slot = cache + DRAW_BYTES * shape.vocab_size
     slots = max(0, min(wanted, (free_bytes - RESERVED_BYTES) // slot))
     numbers = f"{slot / 1e6:,.0f} MB each, {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free"

@@ -3,29 +3,82 @@
 A row's numbers are the same bits alone and in any batch, so a seed repeats whatever shares it.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from pathlib import Path
+from typing import Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from model_service.engine.scheduler import Chunk, Copy, Move
-from model_service.models.decoder import Decoder
-from model_service.models.gpt2 import GPT2
+from model_service.models.layers import Block, Norm
 from model_service.models.linear import Affine
 from model_service.models.lora import Adapter, Host, read_adapter
+from model_service.models.shape import Shape as ModelShape
 from model_service.native.library import ACTIVATIONS, NativeAdapter, NativeModel, Shape
 
 LINEARS = ("qkv", "proj", "up", "down")  # in the kernels' order
+ROWS = 1024  # of a table at a time
+
+
+class Rows(Protocol):
+    """A table, (rows, E)."""
+
+    def split(self, rows: int) -> Iterable[Tensor]:
+        """Return it in pieces of about so many rows, in order."""
+        ...
+
+
+class Blocks(Protocol):
+    """A model's layers."""
+
+    def __getitem__(self, layer: int, /) -> Block:
+        """Return a layer's weights."""
+        ...
+
+
+class Source(Protocol):
+    """A GPT-2 in float32 to be copied: a `GPT2` in memory, or a `StoredGPT2`, which reads what it is asked for."""
+
+    @property
+    def shape(self) -> ModelShape:
+        """The sizes."""
+        ...
+
+    @property
+    def wte(self) -> Rows:
+        """(V, E)."""
+        ...
+
+    @property
+    def wpe(self) -> Rows:
+        """(n_positions, E)."""
+        ...
+
+    @property
+    def blocks(self) -> Blocks:
+        """The layers."""
+        ...
+
+    @property
+    def ln_f(self) -> Norm:
+        """The final norm."""
+        ...
+
+    @property
+    def head(self) -> Rows:
+        """(V, E)."""
+        ...
 
 
 class NativeForward:
-    """The kernels' model and its slots. It copies what it needs: the torch model may be dropped afterwards."""
+    """The kernels' model and its slots. It copies what it needs, a layer at a time: the source may be dropped then."""
 
-    def __init__(self, model: Decoder, num_slots: int, num_threads: int | None = None) -> None:
-        assert isinstance(model, GPT2), model.shape.why_not_native
-        shape = model.shape
+    def __init__(self, source: Source, num_slots: int, num_threads: int | None = None) -> None:
+        shape = source.shape
+        assert not shape.why_not_native, shape.why_not_native
         self._native = NativeModel(
             Shape(
                 shape.vocab_size,
@@ -40,25 +93,29 @@ class NativeForward:
             num_slots,
             num_threads or torch.get_num_threads(),
         )
-        self._fill(model)
-        self._host = Host.of(model, torch.float16)
+        self._fill(source)
+        self._host = Host(shape.n_layer, shape.n_embd, shape.inner_size, torch.float16, torch.device("cpu"))
         self._adapters: WeakKeyDictionary[Adapter, NativeAdapter] = WeakKeyDictionary()
 
-    def _fill(self, model: GPT2) -> None:
-        native = self._native
-        native.set_embedding(0, [model.wte])
-        native.set_embedding(1, [model.wpe])
-        for layer, block in enumerate(model.blocks):
-            native.set_norm(layer, 0, block.ln_1.weight, block.ln_1.bias)
-            assert block.ln_2 is not None
-            native.set_norm(layer, 1, block.ln_2.weight, block.ln_2.bias)
-            for which, name in enumerate(LINEARS):
-                linear = getattr(block, name)
-                assert isinstance(linear, Affine)
-                native.set_linear(layer, which, linear.weight, linear.bias)
-            native.set_scale(layer, model.shape.attention_scale(layer))
-        native.set_norm(model.shape.n_layer, 0, model.ln_f.weight, model.ln_f.bias)
-        native.set_head([model.head])
+    def _fill(self, source: Source) -> None:
+        native, shape = self._native, source.shape
+        native.set_embedding(0, source.wte.split(ROWS))
+        native.set_embedding(1, source.wpe.split(ROWS))
+        for layer in range(shape.n_layer):
+            self._fill_layer(layer, source.blocks[layer])  # no name keeps it: it goes before the next one is read
+            native.set_scale(layer, shape.attention_scale(layer))
+        ln_f = source.ln_f
+        native.set_norm(shape.n_layer, 0, ln_f.weight, ln_f.bias)
+        native.set_head(source.head.split(ROWS))
+
+    def _fill_layer(self, layer: int, block: Block) -> None:
+        assert block.ln_2 is not None
+        for which, norm in enumerate((block.ln_1, block.ln_2)):
+            self._native.set_norm(layer, which, norm.weight, norm.bias)
+        for which, name in enumerate(LINEARS):
+            linear = getattr(block, name)
+            assert isinstance(linear, Affine)
+            self._native.set_linear(layer, which, linear.weight, linear.bias)
 
     @property
     def size_bytes(self) -> int:
@@ -69,8 +126,9 @@ class NativeForward:
         """Return how long each phase of the kernels has taken in all."""
         return self._native.seconds()
 
-    def hidden(self, chunks: Seq[Chunk]) -> Tensor:
+    def hidden(self, chunks: Seq[Chunk], x: Tensor | None = None) -> Tensor:
         """Run the chunks' tokens through all layers. Returns (N, E)."""
+        assert x is None, "the kernels run whole models"
         ids = [t for c in chunks for t in c.sequence.token_ids[c.start : c.end]]
         return self._native.hidden(torch.tensor(ids), [self._tokens(c) for c in chunks])
 

@@ -1,44 +1,42 @@
-"""Finds a checkpoint (a folder, or a hub id) and reads it: config, tokenizer, safetensors. No pickle, ever.
+"""Opens a checkpoint (a folder, or a hub id) and reads it, whole or in parts. No pickle, ever.
 
-Tensors go straight to their device and number format, one at a time.
+    open_checkpoint ── config, shape, tokenizer, where each tensor is ──> read(layers) ── a tensor at a time ──> Decoder
+
+Opening reads no weights. Reading takes only the tensors that a part needs, each straight to its device and number
+format (stored.py): what is left of it in the host's memory is the part itself, if that is on the CPU.
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as tokenizer_models
-from torch import Tensor
 
 from model_service.models.decoder import Decoder, decoder
-from model_service.models.shape import Shape, shape_of
+from model_service.models.folder import CheckpointError as CheckpointError
+from model_service.models.folder import find_folder as find_folder
+from model_service.models.folder import read_config
+from model_service.models.folder import read_json as read_json
+from model_service.models.shape import GPT2Shape, Shape, shape_of
+from model_service.models.stored import Reading, StoredFiles
+from model_service.models.stored_gpt2 import StoredGPT2
 
-WANTED = ["*.json", "*.safetensors", "merges.txt"]  # what is fetched from a hub repository
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-READ_AS = {**DTYPES, "int8": torch.float32}  # quantised by whoever runs it
-CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
-BUFFERS = (".attn.bias", ".attn.masked_bias")  # causal masks that old checkpoints carry
-
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be used; the message says why and what would help."""
+READ_AS = {**DTYPES, "int8": torch.float32}  # quantised a layer at a time by whoever runs it
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A model on its device, with what is needed to talk to it."""
+class OpenCheckpoint:
+    """A checkpoint on disk: all that is known of it before a weight is read."""
 
-    model: Decoder
-    tokenizer: Tokenizer
-    config: Mapping[str, Any]
     folder: Path
-    tensors: Mapping[str, Tensor]  # everything that was read, heads included
-    weights: str  # the number format that was asked for
+    config: Mapping[str, Any]
+    shape: Shape
+    tokenizer: Tokenizer
+    files: StoredFiles
 
     @property
     def eos_token_id(self) -> int:
@@ -48,25 +46,58 @@ class Checkpoint:
             eos = eos[0] if eos else None
         return self.tokenizer.get_vocab_size() - 1 if eos is None else eos
 
-    @property
-    def size_bytes(self) -> int:
-        """What the weights take, tied ones once."""
-        return sum({t.data_ptr(): t.nbytes for t in self.tensors.values()}.values())
+    def tensors(self, weights: str, device: str = "cpu", count: Callable[[int], None] | None = None) -> Reading:
+        """Return its tensors, each read when it is asked for; those for int8 come in float32. Raises CheckpointError.
+
+        count: called with how many bytes of the files were read since the last call.
+        """
+        target = torch.device(device)
+        check_weights(weights, target)
+        return Reading(self.files, READ_AS[weights], target, count)
+
+    def stored_gpt2(self, count: Callable[[int], None] | None = None) -> StoredGPT2:
+        """Return it for who copies it a layer at a time, as our int8 kernels do. Raises CheckpointError."""
+        assert isinstance(self.shape, GPT2Shape)
+        self.files.check(range(self.shape.n_layer))
+        return StoredGPT2(self.shape, self.tensors("float32", count=count))
+
+    def read(
+        self,
+        weights: str = "float32",
+        device: str = "cpu",
+        layers: range | None = None,
+        count: Callable[[int], None] | None = None,
+    ) -> Decoder:
+        """Read the model, or contiguous layers of it; int8 runs in pure torch. Blocks. Raises CheckpointError."""
+        layers = range(self.shape.n_layer) if layers is None else layers
+        self.files.check(layers)
+        try:
+            return decoder(self.shape, self.tensors(weights, device, count), layers, int8=weights == "int8")
+        except KeyError as error:
+            raise CheckpointError(f"{self.files.index} lacks {error.args[0]}.") from error
 
 
-def find_folder(source: str) -> Path:
-    """Return the folder of a checkpoint; a hub id is downloaded once, into the hub's own cache."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or source.startswith((".", "~")) or source.count("/") != 1:
-        raise CheckpointError(f"{source} is neither a folder nor a hub id like openai-community/gpt2.")
-    from huggingface_hub import snapshot_download  # a second of imports that folders do not need
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole model on its device, with what is needed to talk to it."""
 
-    try:
-        return Path(snapshot_download(source, allow_patterns=WANTED))
-    except Exception as error:  # the hub client raises many kinds, all of them "not there"
-        raise CheckpointError(f"{source} could not be fetched from the hub: {str(error).splitlines()[0]}") from error
+    opened: OpenCheckpoint
+    model: Decoder
+    weights: str  # the number format that was asked for
+
+
+def open_checkpoint(source: str) -> OpenCheckpoint:
+    """Find a checkpoint and read all but its weights; a hub id is downloaded once. Raises CheckpointError."""
+    folder = find_folder(source)
+    config = read_config(folder)
+    shape = _shape(config, source)
+    return OpenCheckpoint(folder, config, shape, read_tokenizer(folder), StoredFiles(folder, shape))
+
+
+def read_checkpoint(source: str, *, weights: str = "float32", device: str = "cpu") -> Checkpoint:
+    """Load a whole checkpoint. Blocks for as long as the disk takes. Raises CheckpointError with what is wrong."""
+    opened = open_checkpoint(source)
+    return Checkpoint(opened, opened.read(weights, device), weights)
 
 
 def check_weights(weights: str, device: torch.device) -> None:
@@ -77,27 +108,9 @@ def check_weights(weights: str, device: torch.device) -> None:
         raise CheckpointError('weights = "int8" runs on a CPU only; on a GPU choose float16.')
 
 
-def read_checkpoint(source: str, *, weights: str = "float32", device: str = "cpu") -> Checkpoint:
-    """Load a checkpoint; one for int8 comes in float32. Blocks for as long as the disk takes.
-
-    Raises CheckpointError with what is wrong.
-    """
-    folder = find_folder(source)
-    config = read_json(folder / "config.json")
-    target = torch.device(device)
-    check_weights(weights, target)
-    shape = _shape(config, source)
-    try:
-        tensors = _read_tensors(folder, target, READ_AS[weights])
-        model = decoder(shape, tensors)
-    except KeyError as error:
-        raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
-    return Checkpoint(model, read_tokenizer(folder), config, folder, tensors, weights)
-
-
 def read_shape(source: str) -> Shape:
     """Read only the sizes of a checkpoint. Raises CheckpointError."""
-    return _shape(read_json(find_folder(source) / "config.json"), source)
+    return _shape(read_config(find_folder(source)), source)
 
 
 def _shape(config: Mapping[str, Any], source: str) -> Shape:
@@ -107,35 +120,6 @@ def _shape(config: Mapping[str, Any], source: str) -> Shape:
         raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
     except ValueError as error:
         raise CheckpointError(f"{source} cannot run: {error}.") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises CheckpointError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} could not be read: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} does not hold a JSON object.")
-    return content
-
-
-def _read_tensors(folder: Path, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
-    for name in names:
-        if not (folder / name).exists():
-            bins = ", ".join(p.name for p in folder.glob("*.bin"))
-            hint = f" It has {bins}: only safetensors are loaded." if bins else ""
-            raise CheckpointError(f"{folder} has no {name}.{hint}")
-        with safe_open(folder / name, framework="pt", device=str(device)) as file:
-            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
-                short = key.removeprefix("transformer.")
-                if not short.endswith(BUFFERS):
-                    tensor = file.get_tensor(key).to(dtype)
-                    tensors[short] = tensor.T.contiguous() if short.endswith(CONV1D) else tensor
-    return tensors
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

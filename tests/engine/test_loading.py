@@ -13,7 +13,7 @@ from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
 from model_service.engine.loading import load
 from model_service.errors import RequestRefused
-from model_service.models.loading import CheckpointError, read_checkpoint
+from model_service.models.loading import CheckpointError, open_checkpoint, read_checkpoint
 from tests.support.tiny_models import byte_tokenizer, save_tiny_classifier, save_tiny_generator
 
 
@@ -45,7 +45,7 @@ def test_a_config_that_does_not_run_is_refused_by_name(folder: Path, changes: di
 
 def test_pickled_weights_are_not_loaded_and_the_sentence_says_so(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin: only safetensors"):
+    with pytest.raises(CheckpointError, match=r"has pytorch_model\.bin, but only safetensors are loaded.*: punchline convert \S+ FOLDER"):
         read_checkpoint(str(folder))
 
 
@@ -68,8 +68,9 @@ def test_sharded_checkpoints_and_prefixed_names_load_alike(folder: Path, tmp_pat
         save_file({k: bare[k] for k in keys}, sharded / file)
     index = {"weight_map": {k: file for file, keys in halves.items() for k in keys}}
     (sharded / "model.safetensors.index.json").write_text(json.dumps(index))
-    first, second = read_checkpoint(str(folder)), read_checkpoint(str(sharded))
-    assert all(torch.equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
+    first, second = (open_checkpoint(str(f)).tensors("float32") for f in (folder, sharded))
+    assert {*first} == {*bare} == {*second}
+    assert all(torch.equal(first[k], second[k]) for k in first)
 
 
 def test_gpt2s_older_tokenizer_files_are_read(folder: Path) -> None:
@@ -77,13 +78,13 @@ def test_gpt2s_older_tokenizer_files_are_read(folder: Path) -> None:
     (folder / "vocab.json").write_text(json.dumps(vocab))
     (folder / "merges.txt").write_text("#version: 0.2\n")
     (folder / "tokenizer.json").unlink()
-    assert read_checkpoint(str(folder)).tokenizer.encode("héy").ids == byte_tokenizer().encode("héy")
+    assert open_checkpoint(str(folder)).tokenizer.encode("héy").ids == byte_tokenizer().encode("héy")
 
 
 def test_number_formats_are_as_asked(folder: Path) -> None:
     half, whole = read_checkpoint(str(folder), weights="bfloat16"), read_checkpoint(str(folder), weights="float32")
     assert (half.model.dtype, whole.model.dtype) == (torch.bfloat16, torch.float32)
-    assert half.size_bytes * 2 == whole.size_bytes
+    assert half.model.size_bytes * 2 == whole.model.size_bytes
     with pytest.raises(CheckpointError, match="float8' is no number format; choose auto, float16"):
         read_checkpoint(str(folder), weights="float8")
 
