@@ -19,6 +19,7 @@ import torch._inductor.config as inductor
 from model_service.engine.captured_forward import CapturedForward
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.graphs import CudaGraphs
+from model_service.engine.workspace import workspace_bytes
 from model_service.models.decoder import Decoder
 from model_service.models.layers import LayerParts
 from model_service.models.loading import CheckpointError
@@ -26,7 +27,6 @@ from model_service.models.shape import Shape
 
 log = logging.getLogger(__name__)
 
-RESERVED_BYTES = 2 << 30  # for what prompts need on their way, the libraries' workspaces and the graphs themselves
 DRAW_BYTES = 48  # per slot and token of the vocabulary: logits, weights, sums and their sorted head
 MIN_PREFILL_TOKENS = 256  # fewer take as long: a pass waits for the weights and for its launches, not for arithmetic
 COMPILED_BATCH = 1  # a product with one row compiles to a kernel with all that follows it; larger ones are cuBLAS's
@@ -35,9 +35,15 @@ COMPILED_BYTES = 200e6  # of weights, about GPT-2 small's in FP16; for less, nob
 
 
 def gpu_forward(model: Decoder, num_slots: int) -> CapturedForward:
-    """Return what runs a model on its GPU. Ask `fitting_slots` first."""
+    """Return what runs a model, or a part of one, on its GPU. Ask `fitting_slots` first.
+
+    A part is ready with it, its passes captured, which takes seconds; a whole model wants a `gpu_runner`.
+    """
     use_exact_sums()
-    return CapturedForward(model, num_slots, CudaGraphs(model.device))
+    forward = CapturedForward(model, num_slots, CudaGraphs(model.device))
+    if not (model.is_first and model.is_last):
+        forward.warm_up()
+    return forward
 
 
 def gpu_runner(forward: CapturedForward) -> GraphRunner:
@@ -106,7 +112,7 @@ def slots_within(
     """
     cache = 2 * (num_layers or shape.n_layer) * shape.n_positions * shape.n_embd * itemsize
     slot = cache + DRAW_BYTES * shape.vocab_size
-    slots = max(0, min(wanted, (free_bytes - RESERVED_BYTES) // slot))
+    slots = max(0, min(wanted, (free_bytes - workspace_bytes(shape, itemsize)) // slot))
     numbers = f"{slot / 1e6:,.0f} MB each, {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free"
     if not slots:
         raise CheckpointError(f"The GPU has no memory left for a sequence of {shape.n_positions} tokens: {numbers}.")

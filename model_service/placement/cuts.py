@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model_service.engine.engine_config import Stage
+from model_service.engine.workspace import Kind
 from model_service.placement.devices import Device, Wanted, natural
-from model_service.placement.sizes import Kind
 
 
 @dataclass(frozen=True, slots=True)

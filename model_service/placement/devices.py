@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from model_service.placement.sizes import Kind, Sizes
+from model_service.engine.workspace import Kind
+from model_service.placement.sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +24,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A model to place. cpu_weights: what the format "auto" means on this CPU. max_slots: sequences it may run at once.
+    """A model to place. max_slots: sequences it may run at once.
 
+    cpu_weights, cut_weights: what the format "auto" means on this CPU, whole and cut over parts of it.
     devices: the only ones it may go on, by name ("cpu" and "cuda" stand for all of their kind), or None for any.
     """
 
@@ -32,6 +34,7 @@ class Wanted:
     sizes: Sizes
     weights: str = "auto"
     cpu_weights: str = "int8"
+    cut_weights: str = "bfloat16"
     devices: tuple[str, ...] | None = None
     max_slots: int = 16
 
@@ -53,14 +56,14 @@ class Wanted:
         return self.names(device) if self.devices is not None else device.kind == "gpu" or allow_cpu
 
     def format_on(self, kinds: Iterable[Kind], num_stages: int) -> str:
-        """Return the number format on such devices: "auto" is FP16 on GPUs, bfloat16 where a part is on the CPU."""
+        """Return the number format on such devices; with a GPU among them "auto" is FP16, of which a CPU makes BF16."""
         if self.weights != "auto":
             return self.weights
-        if set(kinds) == {"gpu"}:
+        if "gpu" in kinds:
             return "float16"
         if self.sizes.labels:
             return "float32"
-        return self.cpu_weights if num_stages == 1 else "bfloat16"
+        return self.cpu_weights if num_stages == 1 else self.cut_weights
 
 
 def natural(device: Device) -> tuple[bool, list[tuple[int, str]]]:

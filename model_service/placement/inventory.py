@@ -10,9 +10,12 @@ A size in `service.device_memory` for a GPU or the CPU is the most that models m
 from collections.abc import Mapping
 from pathlib import Path
 
+from model_service.models.shape import Shape
 from model_service.placement.devices import Device
 from model_service.placement.plan import PlanRefused
 from model_service.placement.wishes import Machine
+
+CUT_FORMATS = ("bfloat16", "float32")  # our int8 kernels run whole models
 
 
 def machine(caps: Mapping[str, int]) -> Machine:
@@ -23,7 +26,12 @@ def machine(caps: Mapping[str, int]) -> Machine:
     from model_service.engine.fastest import fastest_weights
     from model_service.native.library import why_not
 
-    return Machine(capped((*gpus(), cpu()), caps), not why_not(), fastest_weights)
+    def fastest(shape: Shape) -> tuple[str, str]:
+        cut = fastest_weights(shape, CUT_FORMATS) if len(devices) > 1 else CUT_FORMATS[0]
+        return fastest_weights(shape), cut
+
+    devices = capped((*gpus(), cpu()), caps)
+    return Machine(devices, not why_not(), fastest)
 
 
 def gpus() -> list[Device]:

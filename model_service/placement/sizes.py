@@ -9,21 +9,15 @@ is tied to the embedding is free where that is, and a copy of it anywhere else.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
+from model_service.engine.workspace import Kind, workspace_bytes
 from model_service.models.shape import Shape
-
-Kind = Literal["gpu", "cpu"]
 
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4}  # int8: of what stays as it is
 TILE = 32  # int8 in torch is padded to whole tiles, see models/linear.py
 GROUP, OUTPUTS, LANES = 64, 32, 16  # and in the kernels, see native/src/linear.h and simd.h
 
 DRAW_BYTES: dict[Kind, int] = {"gpu": 48, "cpu": 16}  # per sequence and token of the vocabulary: logits, sums, sorts
-FIXED_BYTES: dict[Kind, int] = {"gpu": 192 << 20, "cpu": 32 << 20}  # libraries' workspaces, captured graphs, the rest
-PROMPT_TOKENS = 1024  # read in one pass at most
-GATHERED_ROWS = 32  # prompts whose keys and values a captured pass gathers, see engine/captured_forward.py
-ECHOED_TOKENS = 512  # of a prompt whose log-probabilities are asked for
 RANK, PLACES = 16, 8  # of an adapter; of adapters in captured steps, see engine/adapter_places.py
 
 
@@ -83,12 +77,8 @@ class Sizes:
 
     def workspace(self, layers: range, weights: str, kind: Kind) -> int:
         """Return what passes over a part need beside weights and cache."""
-        shape, itemsize = self.shape, ITEMSIZE[weights]
-        size = FIXED_BYTES[kind] + PROMPT_TOKENS * (8 * shape.n_embd + 2 * shape.inner_size) * itemsize
-        if kind == "gpu" and not self.labels:
-            size += GATHERED_ROWS * 2 * shape.n_positions * shape.n_embd * itemsize
-        if layers.stop == shape.n_layer and not self.labels:
-            size += ECHOED_TOKENS * 2 * 4 * shape.vocab_size
+        last = layers.stop == self.shape.n_layer and not self.labels
+        size = workspace_bytes(self.shape, ITEMSIZE[weights], kind, last=last)
         return size + self._adapters(layers, weights, kind)
 
     def _adapters(self, layers: range, weights: str, kind: Kind) -> int:

@@ -14,17 +14,20 @@ from model_service.placement.sizes import Sizes
 from model_service.placement.variants import known_shape
 
 ADAPTER_CONFIG = "adapter_config.json"
-CPU_FORMAT = "int8"  # of "auto", on a CPU that is not at hand
+CPU_FORMATS = ("int8", "bfloat16")  # of "auto", on a CPU that is not at hand: whole, and cut
 TRAINING_BYTES = {"gpu": 1 << 30, "cpu": 512 << 20}  # a run's libraries and the activations of its rows
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What is planned for. kernels: whether int8 runs in ours. fastest: the format of "auto" on its CPU, by shape."""
+    """What is planned for. kernels: whether int8 runs in ours.
+
+    fastest: which format "auto" is on its CPU, by a model's shape: for a whole one, and for one that is cut.
+    """
 
     devices: tuple[Device, ...]
     kernels: bool = False
-    fastest: Callable[[Shape], str] = lambda shape: CPU_FORMAT
+    fastest: Callable[[Shape], tuple[str, str]] = lambda shape: CPU_FORMATS
 
 
 class Wishes:
@@ -48,8 +51,11 @@ class Wishes:
         num_adapters = sum(spec.name in bases or spec.source in bases for bases in self._bases)
         devices = None if spec.devices == "auto" else tuple(spec.devices)
         sizes = Sizes(shape, labels, kernels, num_adapters)
-        made = Wanted(spec.name, sizes, spec.weights, CPU_FORMAT, devices, self._service.max_num_seqs)
-        return replace(made, cpu_weights=self.machine.fastest(shape)) if self._measured(made) else made
+        made = Wanted(spec.name, sizes, spec.weights, *CPU_FORMATS, devices, self._service.max_num_seqs)
+        if not self._measured(made):
+            return made
+        whole, cut = self.machine.fastest(shape)
+        return replace(made, cpu_weights=whole, cut_weights=cut)
 
     def _measured(self, wanted: Wanted) -> bool:
         """Say whether it matters which format is the fastest on this CPU; finding out takes a second."""
