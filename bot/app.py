@@ -19,6 +19,7 @@ from bot.cogs.complete import CompleteCog
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.joke import JokeCog
 from bot.cogs.library import LibraryCog
+from bot.cogs.models import ModelsCog
 from bot.cogs.privacy import PrivacyCog
 from bot.cogs.sentiment import SentimentCog
 from bot.cogs.settings import SettingsCog
@@ -177,6 +178,7 @@ def create_bot(
         SentimentCog(settings.bot, client),
         LibraryCog(store),
         TrainingCog(store, client, models, watch, playground=playground),
+        ModelsCog(client, models),
         SettingsCog(settings.bot, client, models, message_content=message_content, playground=playground),
         PrivacyCog(store),
     ]

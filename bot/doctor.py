@@ -29,6 +29,7 @@ DISCORD_API = "https://discord.com/api/v10"
 PORTAL = "https://discord.com/developers/applications"
 LOOK_LIMIT_S = 5.0
 LEAST_FREE_BYTES = 2 * 10**9  # a fine-tune of GPT-2 small keeps weights and optimizer: 4 x 0.5 GB
+MODEL_OPTIONS = ("joke_model", "complete_model", "sentiment_model")
 MESSAGE_CONTENT_FLAGS = 1 << 18 | 1 << 19  # granted to a verified application, switched on for a small one
 
 
@@ -140,17 +141,22 @@ def socket(path: Path) -> Finding:
 
 def models(settings: Settings, cards: list[dict[str, Any]]) -> list[Finding]:
     """Every model the bot asks for by default."""
-    states = {str(card["id"]): str(card.get("state", "ready")) for card in cards}
-    there = ", ".join(states) or "none"
-    found = []
-    for option in ("joke_model", "complete_model", "sentiment_model"):
-        name = getattr(settings.bot, option)
-        if name in states:
-            found.append(Finding("model", f"{name} ({option}): {states[name]}"))
-        else:
-            remedy = f"set bot.{option} to one of: {there}; or add it under [[service.models]]"
-            found.append(Finding("model", f"{name} ({option}) is not held by the service", remedy))
-    return found
+    held = {str(card["id"]): card for card in cards}
+    return [_model(option, getattr(settings.bot, option), held) for option in MODEL_OPTIONS]
+
+
+def _model(option: str, name: str, held: dict[str, dict[str, Any]]) -> Finding:
+    """One model; it need not be loaded, as long as it can be."""
+    if name not in held:
+        there = ", ".join(held) or "none"
+        remedy = f"set bot.{option} to one of: {there}; or add it under [[service.models]]"
+        return Finding("model", f"{name} ({option}) is not held by the service", remedy)
+    card = held[name]
+    state = str(card.get("state") or "ready")
+    if state == "failed":
+        why = card.get("error") or card.get("why") or "the service does not say why"
+        return Finding("model", f"{name} ({option}) could not be loaded: {why}", "look into logs/service.log")
+    return Finding("model", f"{name} ({option}): {'not loaded; it loads when asked' if state == 'unloaded' else state}")
 
 
 async def discord(settings: Settings, api: str) -> AsyncIterator[Finding]:

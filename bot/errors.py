@@ -6,6 +6,7 @@ BotError
 ├── RequestFailed             the service said no; carries its code, HTTP status and param
 │   ├── QueueFull             too many people wait; carries `retry_after_s`
 │   ├── ModelLoading          the model is known but does not answer yet; carries `retry_after_s`
+│   ├── ModelFailed           the model could not be loaded; the sentence says why
 │   ├── ModelMissing          the service has no such model (or no longer)
 │   ├── TextTooLong           text and answer do not fit the model; the sentence has the numbers
 │   └── TooFewJokes           not enough jokes to train on; the sentence has the numbers
@@ -63,9 +64,17 @@ class ModelLoading(RequestFailed):
 
     def __init__(self, retry_after_s: float = 2.0) -> None:
         super().__init__(
-            f"The model is still waking up. Try again in {seconds(retry_after_s)}.", code="model_loading", status=503
+            f"The model is still loading. Try again in {seconds(retry_after_s)}.", code="model_loading", status=503
         )
         self.retry_after_s = retry_after_s
+
+
+class ModelFailed(RequestFailed):
+    """The service could not load the model, and says why; another one may answer."""
+
+    def __init__(self, message: str) -> None:
+        message = f"{message.rstrip('. ')}. `/models` shows the others."
+        super().__init__(message, code="model_failed", status=503, param="model")
 
 
 class ModelMissing(RequestFailed):

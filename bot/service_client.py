@@ -21,11 +21,36 @@ from typing import Any, Self
 import aiohttp
 
 from bot.errors import BotError, ServiceUnavailable, TooSlow
-from bot.service_wire import CompletionRequest, Json, Mood, Update, chunk, refusal, user_key, waiting
+from bot.service_wire import (
+    CompletionRequest,
+    DeviceMemory,
+    Inventory,
+    Json,
+    Mood,
+    Update,
+    chunk,
+    inventory,
+    refusal,
+    user_key,
+    waiting,
+)
 
 log = logging.getLogger(__name__)
 
-__all__ = ["CompletionRequest", "CompletionStream", "Json", "Mood", "ServiceClient", "Timeouts", "Update", "user_key"]
+UNREADABLE = "The model answered something I could not read. Try again in a minute."
+
+__all__ = [
+    "CompletionRequest",
+    "CompletionStream",
+    "DeviceMemory",
+    "Inventory",
+    "Json",
+    "Mood",
+    "ServiceClient",
+    "Timeouts",
+    "Update",
+    "user_key",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +206,16 @@ class ServiceClient:
         return Mood(str(entry["label"]), tuple(float(p) for p in entry["probs"]), tuple(str(name) for name in labels))
 
     async def models(self) -> list[Json]:
-        """List the models the service holds, each as its card."""
-        return list((await self._call("GET", "/v1/models"))["data"])
+        """List the models the service knows, each as its card, loaded or not."""
+        return list((await self.inventory()).models)
+
+    async def inventory(self) -> Inventory:
+        """List the models, and the devices they lie on where the service tells."""
+        answer = await self._call("GET", "/v1/models")
+        try:
+            return inventory(answer)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServiceUnavailable(UNREADABLE) from error
 
     async def ready(self) -> bool:
         """Say whether every start-up model answers; False also when nobody is there."""
@@ -260,7 +293,7 @@ class ServiceClient:
         except (aiohttp.ClientError, OSError) as error:
             raise ServiceUnavailable from error
         except (ValueError, KeyError) as error:
-            raise ServiceUnavailable("The model answered something I could not read. Try again in a minute.") from error
+            raise ServiceUnavailable(UNREADABLE) from error
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

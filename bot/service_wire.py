@@ -1,16 +1,18 @@
 """The messages between the bot and the model service, as the bot reads and writes them. Nothing here waits.
 
 What the service refuses becomes one of the `RequestFailed` errors (`refusal`, `failure`); its server-sent lines become
-`Update`s (`waiting`, `chunk`).
+`Update`s (`waiting`, `chunk`), its list of models an `Inventory`.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bot.errors import (
     BotError,
+    ModelFailed,
     ModelLoading,
     ModelMissing,
     QueueFull,
@@ -21,6 +23,8 @@ from bot.errors import (
 )
 
 Json = dict[str, Any]
+
+_LOADING = re.compile(r"(.+?)\s+(\d{1,3})(?:\.\d+)?\s*%")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,39 @@ def user_key(guild_id: int | None, user_id: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Loading:
+    """The model is being loaded; its name and how far it is, where the service says so."""
+
+    model: str = ""
+    percent: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Update:
     """What is new since the last read: more text, or a new place in the queue (None once it runs)."""
 
     text: str = ""
     position: int | None = None
     eta_s: float | None = None
-    loading: bool = False
+    loading: Loading | None = None
     finish_reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMemory:
+    """A device of the service; used_bytes is all that is taken there, by whomever."""
+
+    name: str
+    total_bytes: int
+    used_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The models of a service, each as its card, and its devices; other servers of this API name no devices."""
+
+    models: tuple[Json, ...]
+    devices: tuple[DeviceMemory, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +104,19 @@ class Mood:
     labels: tuple[str, ...] = ()
 
 
+def inventory(answer: Json) -> Inventory:
+    """Read `GET /v1/models`; raises ValueError or KeyError for what is not one."""
+    devices = answer.get("devices") or []
+    memories = (DeviceMemory(str(d["name"]), int(d["total_bytes"]), int(d["used_bytes"])) for d in devices)
+    return Inventory(tuple(answer["data"]), tuple(memories))
+
+
 def waiting(comment: str) -> Update:
-    """Read `queue position=3 eta_s=4.2` or `loading …`; anything else is a sign of life."""
+    """Read `queue position=3 eta_s=4.2` or `loading gpt2-xl 43 %`; anything else is a sign of life."""
     word, _, rest = comment.partition(" ")
     if word == "loading":
-        return Update(loading=True)
+        found = _LOADING.fullmatch(rest.strip())
+        return Update(loading=Loading(found[1], int(found[2])) if found else Loading(rest.strip()))
     fields = dict(part.split("=", 1) for part in rest.split() if "=" in part)
     if word != "queue" or not fields.get("position", "").isdigit():
         return Update()
@@ -120,6 +157,8 @@ def failure(status: int, error: Json, retry_after_s: float | None) -> BotError:
         return ModelMissing(message)
     if code == "model_loading":
         return ModelLoading(retry_after_s or 2.0)
+    if code == "model_failed":
+        return ModelFailed(message)
     if code == "context_length_exceeded":
         return TextTooLong(message.replace("max_tokens", "tokens"))
     if code == "too_few_examples":

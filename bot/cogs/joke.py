@@ -9,6 +9,7 @@ from discord.ext import commands
 
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_command
+from bot.cogs.model_words import gone
 from bot.config import BotSettings
 from bot.errors import BadInput, ModelMissing
 from bot.prompts import clean_topic, joke_prompt
@@ -36,21 +37,24 @@ class JokeCog(commands.Cog, name="Jokes"):
         if about is not None and len(about) > TOPIC_LIMIT:
             raise BadInput(f"That topic has {len(about)} characters; the most is {TOPIC_LIMIT}. A few words do best.")
         guild_id = ctx.guild.id if ctx.guild else None
-        telling = self._telling(await self._models.live(guild_id), about, user_key(guild_id, ctx.author.id))
-        await self._answers.stream(ctx, telling, lambda text: sanitise(text.strip()))
+        telling = Telling(await self._models.live(guild_id))
+        asked = self._ask(telling, about, user_key(guild_id, ctx.author.id))
+        await self._answers.stream(ctx, asked, telling.render)
 
     @asynccontextmanager
-    async def _telling(self, model: str, topic: str | None, user: str) -> AsyncIterator[CompletionStream]:
+    async def _ask(self, telling: "Telling", topic: str | None, user: str) -> AsyncIterator[CompletionStream]:
         """Ask the server's model, or the default one where that is gone."""
+        default = self._models.default
         async with AsyncExitStack() as stack:
+            request = self._request(telling.model, topic, user)
             try:
-                stream = await stack.enter_async_context(self._client.complete(self._request(model, topic, user)))
-            except ModelMissing:
-                if model == self._models.default:
-                    raise
-                log.warning("model %s is gone from the service; telling with %s", model, self._models.default)
-                request = self._request(self._models.default, topic, user)
                 stream = await stack.enter_async_context(self._client.complete(request))
+            except ModelMissing:
+                if telling.model == default:
+                    raise
+                log.warning("model %s is gone from the service; telling with %s", telling.model, default)
+                stream = await stack.enter_async_context(self._client.complete(self._request(default, topic, user)))
+                telling.instead(default)
             yield stream
 
     def _request(self, model: str, topic: str | None, user: str) -> CompletionRequest:
@@ -64,3 +68,19 @@ class JokeCog(commands.Cog, name="Jokes"):
             stop=prompt.stop,
             user=user,
         )
+
+
+class Telling:
+    """A joke on its way, and the model that tells it."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._note = ""
+
+    def instead(self, default: str) -> None:
+        """Remember that the model is gone and the default one tells the joke; the answer says so."""
+        self._note = f"\n-# {gone(self.model, default)}"
+
+    def render(self, text: str) -> str:
+        """Make the text so far safe to show."""
+        return sanitise(text.strip()) + self._note

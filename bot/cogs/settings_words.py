@@ -1,4 +1,4 @@
-"""The help, the list of models and the self-portrait."""
+"""The help and the self-portrait."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import discord
 from discord.ext import commands
 
-from bot.service_client import Json
 from bot.ui.text import inline
 
 COLOUR = 0xF5A623
@@ -42,15 +41,6 @@ def command_help(command: commands.Command[Any, ..., Any], prefix: str) -> disco
     return embed
 
 
-def describe_model(card: Json, *, is_live: bool) -> str:
-    """One model in a line."""
-    task = "reads moods" if card.get("task") == "classify" else "writes"
-    places = sorted(set((card.get("device_map") or {}).values()))
-    facts = [task, str(card.get("weights") or ""), ", ".join(places), _size(card.get("bytes")), _state(card)]
-    shown = " · ".join(inline(fact, 80) for fact in facts if fact)
-    return f"{'🎤 ' if is_live else ''}**`{inline(str(card['id']), 100)}`**\n-# {shown}"
-
-
 def about(live_model: str, uptime_s: float, prefix: str, *, is_ready: bool, message_content: bool) -> discord.Embed:
     """Who I am."""
     embed = discord.Embed(
@@ -78,17 +68,6 @@ def _lines(command: commands.Command[Any, ..., Any], prefix: str) -> list[str]:
         words = ", ".join(f"`{each.name}`" for each in sorted(command.commands, key=lambda each: each.name))
         line = f"{line} With {words}."
     return [line]
-
-
-def _state(card: Json) -> str:
-    state = str(card.get("state") or "")
-    return f"{state}: {card['error']}" if card.get("error") else state
-
-
-def _size(size_bytes: object) -> str:
-    if not isinstance(size_bytes, int):
-        return ""
-    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
 
 
 def _uptime(uptime_s: float) -> str:

@@ -106,6 +106,8 @@ def _with_files(world: World, embed: Json, message: Message) -> Json:
         resolved[name] = {"url": url, "proxy_url": url}
         if attachment.size is not None:
             resolved[name]["width"], resolved[name]["height"] = attachment.size
+        if attachment.description:
+            resolved[name]["description"] = attachment.description
     return resolved
 
 

@@ -37,6 +37,8 @@ async def say(
     except discord.HTTPException as error:
         if error.code != CANNOT_READ_HISTORY:
             raise
+        if isinstance(file := rest.get("file"), discord.File):
+            file.fp.seek(0)  # the first attempt has read it
         return await ctx.send(content, **rest)
 
 

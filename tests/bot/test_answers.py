@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from tests.support.fake_service import Die, FakeService, Loading, Queue, Until
+from tests.support.fake_service import Die, Fail, FakeService, Loading, Queue, Until
 from tests.support.stage import Stage, on_stage
 
 Json = dict[str, Any]
@@ -44,14 +44,51 @@ async def test_the_answer_is_there_before_the_model_says_anything(service: FakeS
 
 
 async def test_the_place_in_the_queue_is_shown_while_waiting(service: FakeService, stage: Stage) -> None:
-    loaded, served = asyncio.Event(), asyncio.Event()
-    service.answer = [Loading(), Until(loaded), Queue(3, 4.2), Until(served), "Hi"]
+    served = asyncio.Event()
+    service.answer = [Queue(3, 4.2), Until(served), "Hi"]
     await stage.robin.say("!joke")
-    await stage.robin.wait_for(lambda m: "waking up" in m["content"])
-    loaded.set()
     await stage.robin.wait_for(lambda m: m["content"] == "⏳ In the queue: place 3, about 5 seconds.")
     served.set()
     await stage.robin.wait_for(lambda m: m["content"] == "Hi" and done(m))
+
+
+async def test_how_far_the_model_is_loaded_is_shown_while_waiting(service: FakeService, stage: Stage) -> None:
+    more, loaded, served = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    loading = [Loading("gpt2-xl", 0), Until(more), Loading("gpt2-xl", 43), Until(loaded)]
+    service.answer = [*loading, Queue(1, 2.0), Until(served), "Hi"]
+    await stage.robin.say("!joke")
+    first = await stage.robin.wait_for(lambda m: m["content"] == "⏳ Loading gpt2-xl … 0 %")
+    more.set()
+    await stage.robin.wait_for(lambda m: m["content"] == "⏳ Loading gpt2-xl … 43 %" and m["id"] == first["id"])
+    loaded.set()
+    await stage.robin.wait_for(lambda m: m["content"].startswith("⏳ In the queue: place 1"))
+    served.set()
+    await stage.robin.wait_for(lambda m: m["content"] == "Hi" and done(m))
+
+
+async def test_a_model_that_fails_to_load_meanwhile_says_why_and_what_to_do(service: FakeService, stage: Stage) -> None:
+    why = "The model 'gpt2-xl' could not be loaded: model.safetensors is cut short."
+    service.answer = [Loading("gpt2-xl", 43), Fail(why, "model_failed")]
+    await stage.robin.say("!joke")
+    ended = await stage.robin.wait_for(lambda m: done(m) and "could not be loaded" in m["content"])
+    assert ended["content"] == f"{why} `/models` shows the others."
+
+
+async def test_the_time_a_model_takes_to_load_is_not_the_answers(service: FakeService, tmp_path: Path) -> None:
+    limit_s = 1.0
+    async with on_stage(service.socket_path, tmp_path, answer_timeout_s=limit_s) as stage:
+        steps = [asyncio.Event() for _ in range(4)]
+        service.answer = [item for n, step in enumerate(steps) for item in (Loading("gpt2-xl", n), Until(step))] + [
+            "Hi"
+        ]
+        started = asyncio.get_running_loop().time()
+        await stage.robin.say("!joke")
+        for number, step in enumerate(steps):
+            await stage.robin.wait_for(lambda m, n=number: m["content"] == f"⏳ Loading gpt2-xl … {n} %")  # type: ignore[misc]
+            await asyncio.sleep(limit_s / 2)  # the time is what is tested
+            step.set()
+        await stage.robin.wait_for(lambda m: m["content"] == "Hi" and done(m))
+        assert asyncio.get_running_loop().time() - started > limit_s
 
 
 async def test_stop_ends_the_answer_keeps_the_text_and_frees_the_model(service: FakeService, stage: Stage) -> None:

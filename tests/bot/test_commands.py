@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_service import FakeService, card
+from tests.support.fake_service import FakeService
 from tests.support.people import Person
 from tests.support.stage import Stage, on_stage
 
@@ -124,45 +124,6 @@ async def test_about_and_ping_tell_how_the_service_is(service: FakeService, stag
     await service.stop()
     assert "not ready" in words(await ask(stage.robin, "!about"))
     assert "not ready" in words(await ask(stage.robin, "!ping"))
-
-
-async def test_models_lists_them_without_those_of_other_servers(service: FakeService, stage: Stage) -> None:
-    ours, theirs = f"ft:jokes-mini:{stage.guild_id}:ftjob-1", "ft:jokes-mini:123456:ftjob-2"
-    service.models += [card(ours), card(theirs), card("gpt2-xl", state="loading")]
-    for text in ("!models", "!model list", "!model"):
-        shown = words(await ask(stage.robin, text))
-        assert "🎤 **`jokes-mini`**" in shown
-        assert ours in shown
-        assert theirs not in shown
-        assert "11.8 MB" in shown
-
-
-async def test_moderators_choose_the_joke_model_and_only_among_what_may_tell_jokes(
-    service: FakeService, stage: Stage
-) -> None:
-    theirs = "ft:jokes-mini:123456:ftjob-2"
-    service.models += [card("gpt2-xl"), card(theirs), card("gpt2-large", state="loading")]
-    assert "Only moderators" in words(await ask(stage.robin, "!model set gpt2-xl"))
-    assert "cannot tell jokes" in words(await ask(stage.morgan, "!model set sentiment-mini"))
-    assert "not ready yet" in words(await ask(stage.morgan, "!model set gpt2-large"))
-    assert "There is no model called" in words(await ask(stage.morgan, f"!model set {theirs}"))
-    assert "Did you mean `gpt2-xl`?" in words(await ask(stage.morgan, "!model set gpt2xl"))
-    assert "`gpt2-xl` tells the jokes here now" in words(await ask(stage.morgan, "!model set gpt2-xl"))
-    await ask(stage.robin, "!joke")
-    body = service.bodies("/v1/completions")[-1]
-    assert body["model"] == "gpt2-xl"
-    assert body["prompt"].count("JOKE:") == 5  # a foreign model is shown examples
-
-
-async def test_a_joke_model_that_is_gone_is_replaced_by_the_default(
-    service: FakeService, stage: Stage, caplog: pytest.LogCaptureFixture
-) -> None:
-    await stage.store.settings.set(stage.guild_id, "joke_model", "ft:jokes-mini:1:gone")
-    service.refuse("ft:jokes-mini:1:gone", 404, "There is no model of that name.", "model_not_found")
-    with caplog.at_level(logging.WARNING):
-        assert (await ask(stage.robin, "!joke"))["content"] == "Why not?"
-    assert service.bodies("/v1/completions")[-1]["model"] == "jokes-mini"
-    assert "ft:jokes-mini:1:gone is gone" in caplog.text
 
 
 async def test_service_down_is_a_sentence_for_every_command_that_needs_it(service: FakeService, stage: Stage) -> None:

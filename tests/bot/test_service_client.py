@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from bot import service_wire as wire
 from bot.errors import (
     BotError,
+    ModelFailed,
     ModelLoading,
     ModelMissing,
     QueueFull,
@@ -15,8 +17,8 @@ from bot.errors import (
     TooFewJokes,
     TooSlow,
 )
-from bot.service_client import CompletionRequest, CompletionStream, ServiceClient, Timeouts, Update
-from tests.support.fake_service import Die, Fail, FakeService, Loading, Queue, Until
+from bot.service_client import CompletionRequest, CompletionStream, DeviceMemory, ServiceClient, Timeouts, Update
+from tests.support.fake_service import Die, Fail, FakeService, Loading, Queue, Until, device
 
 REQUEST = CompletionRequest("jokes-mini", "JOKE:", stop=("\n",), user="7")
 
@@ -68,15 +70,42 @@ async def test_places_in_the_queue_and_loading_arrive_before_the_text(
     service: FakeService, client: ServiceClient
 ) -> None:
     go, on = asyncio.Event(), asyncio.Event()
-    service.answer = [Queue(3, 4.2), Until(go), Loading(), Until(on), "Hi"]
+    service.answer = [Queue(3, 4.2), Until(go), Loading("gpt2-xl", 43), Until(on), "Hi"]
     async with client.complete(REQUEST) as stream:
         waiting = await anext(stream)
         assert (waiting.position, waiting.eta_s, waiting.text) == (3, 4.2, "")
         go.set()
-        assert (await anext(stream)).loading
+        assert (await anext(stream)).loading == wire.Loading("gpt2-xl", 43)
         on.set()
         update = await anext(stream)
-        assert (update.position, update.loading, update.text) == (None, False, "Hi")
+        assert (update.position, update.loading, update.text) == (None, None, "Hi")
+
+
+@pytest.mark.parametrize(
+    ("comment", "loading"),
+    [
+        ("loading gpt2-xl 43 %", wire.Loading("gpt2-xl", 43)),
+        ("loading gpt2-xl 43%", wire.Loading("gpt2-xl", 43)),
+        ("loading gpt2-xl 99.6 %", wire.Loading("gpt2-xl", 99)),
+        ("loading my model 2 7 %", wire.Loading("my model 2", 7)),
+        ("loading gpt2-xl", wire.Loading("gpt2-xl")),
+        ("loading", wire.Loading()),
+        ("keep-alive", None),
+    ],
+)
+def test_a_comment_says_what_is_being_loaded(comment: str, loading: wire.Loading | None) -> None:
+    assert wire.waiting(comment).loading == loading
+
+
+async def test_devices_are_read_where_the_service_names_them(service: FakeService, client: ServiceClient) -> None:
+    assert (await client.inventory()).devices == ()
+    service.devices = [device("cuda:0", 8, 2.5)]
+    found = await client.inventory()
+    assert found.devices == (DeviceMemory("cuda:0", 8 * 2**30, 5 * 2**29),)
+    assert list(found.models) == await client.models() == service.models
+    service.devices = [{"name": "cuda:0"}]
+    with pytest.raises(ServiceUnavailable, match="could not read"):
+        await client.inventory()
 
 
 async def test_leaving_the_block_closes_the_connection(service: FakeService, client: ServiceClient) -> None:
@@ -144,7 +173,8 @@ async def test_nobody_at_the_socket_is_service_unavailable(tmp_path: Path) -> No
     ("status", "code", "kind", "sentence"),
     [
         (429, "queue_full", QueueFull, "Too many people are asking right now. Try again in 7 seconds."),
-        (503, "model_loading", ModelLoading, "still waking up"),
+        (503, "model_loading", ModelLoading, "still loading. Try again in 7 seconds."),
+        (503, "model_failed", ModelFailed, "as the service says. `/models` shows the others."),
         (404, "model_not_found", ModelMissing, "as the service says"),
         (400, "context_length_exceeded", TextTooLong, "as the service says"),
         (400, "too_few_examples", TooFewJokes, "as the service says"),

@@ -104,6 +104,18 @@ def test_a_model_the_service_does_not_hold_is_told_with_those_it_holds(home: Pat
     )
 
 
+def test_a_model_that_is_not_loaded_is_fine_and_one_that_failed_says_why(home: Path) -> None:
+    settings = Settings(home=home)
+    cards = [
+        {"id": "jokes-mini", "state": "unloaded", "error": None},
+        {"id": "sentiment-mini", "state": "failed", "error": "config.json is missing"},
+    ]
+    joke, _, sentiment = doctor.models(settings, cards)
+    assert joke == Finding("model", "jokes-mini (joke_model): not loaded; it loads when asked")
+    assert sentiment.seen == "sentiment-mini (sentiment_model) could not be loaded: config.json is missing"
+    assert sentiment.remedy == "look into logs/service.log"
+
+
 def test_a_home_that_others_may_write_is_a_problem(home: Path) -> None:
     home.chmod(0o700)
     assert not doctor.home(home).remedy

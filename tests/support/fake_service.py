@@ -34,8 +34,12 @@ class Until:
     event: asyncio.Event
 
 
+@dataclass(frozen=True, slots=True)
 class Loading:
-    """The model is being loaded."""
+    """The model is being loaded; without a percentage as an older service says it."""
+
+    model: str = "jokes-mini"
+    percent: int | None = None
 
 
 class Die:
@@ -60,6 +64,7 @@ class FakeService:
         self.refusals: dict[str, tuple[int, Json, dict[str, str]]] = {}  # by path, or by model
         self.probs = [0.03, 0.07, 0.9]
         self.models: list[Json] = [card("jokes-mini"), card("sentiment-mini", task="classify")]
+        self.devices: list[Json] = []  # none: as an older service, or another server of this API
         self.ready = True
         self.requests: list[tuple[str, Json]] = []
         self.files: dict[str, str] = {}
@@ -153,7 +158,8 @@ class FakeService:
             case Queue():
                 await response.write(f": queue position={step.position} eta_s={step.eta_s}\n\n".encode())
             case Loading():
-                await response.write(b": loading jokes-mini\n\n")
+                how_far = "" if step.percent is None else f" {step.percent} %"
+                await response.write(f": loading {step.model}{how_far}\n\n".encode())
             case Until():
                 await step.event.wait()
             case Fail():
@@ -171,7 +177,8 @@ class FakeService:
         return web.json_response({"data": [{"index": 0, "label": label, "probs": self.probs, "num_classes": 3}]})
 
     async def _list_models(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": self.models})
+        devices = {"devices": self.devices} if self.devices else {}
+        return web.json_response({"object": "list", "data": self.models, **devices})
 
     async def _get_ready(self, request: web.Request) -> web.Response:
         return web.json_response({}, status=200 if self.ready else 503)
@@ -204,19 +211,30 @@ class FakeService:
         return web.json_response(self.jobs[request.match_info["id"]])
 
 
-def card(model_id: str, task: str = "generate", state: str = "ready") -> Json:
-    """A model as `GET /v1/models` shows it."""
+def card(model_id: str, task: str = "generate", state: str = "ready", **more: Any) -> Json:
+    """A model as `GET /v1/models` shows it; `more` changes its fields."""
     return {
         "id": model_id,
         "object": "model",
         "created": 0,
         "owned_by": "punchline",
         "task": task,
-        "device_map": {"all": "cpu"},
+        "device_map": {"layers 0-5": "cpu"} if state == "ready" else {},
         "bytes": 11_800_000,
         "weights": "float32",
         "state": state,
+        "error": None,
+        "device_bytes": {"cpu": 20 * 2**20},
+        "why": "it fits whole on cpu",
+        "progress": None,
+        "pinned": False,
+        **more,
     }
+
+
+def device(name: str, total_gib: float, used_gib: float) -> Json:
+    """A device as `GET /v1/models` shows it."""
+    return {"name": name, "total_bytes": int(total_gib * 2**30), "used_bytes": int(used_gib * 2**30)}
 
 
 async def _send(response: web.StreamResponse, payload: Json) -> None:

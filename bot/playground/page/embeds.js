@@ -37,7 +37,7 @@ export function embed(data, context) {
   if (data.title) body.append(h("div", { class: "embed-title" }, data.url ? linked(data.title, data.url) : inline(data.title, context)));
   if (data.description) body.append(h("div", { class: "embed-text" }, markdown(data.description, context)));
   if (data.fields?.length) body.append(fields(data.fields, context));
-  if (data.image) body.append(h("div", { class: "embed-image" }, picture(data.image, data.title ?? "picture", 400)));
+  if (data.image) body.append(h("div", { class: "embed-image" }, picture(data.image, data.image.description ?? data.title ?? "picture", 400)));
   if (data.footer || data.timestamp) body.append(footer(data));
   box.append(body);
   if (data.thumbnail) box.append(h("div", { class: "embed-thumbnail" }, picture(data.thumbnail, "thumbnail", 80)));
