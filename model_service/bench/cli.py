@@ -148,6 +148,22 @@ def adapters(
 
 
 @app.command()
+def pipeline(
+    model: OneModel = "gpt2",
+    in_flight: Annotated[list[str] | None, typer.Option("--in-flight", help="Sequences at once: `8,128`.")] = None,
+    stages: Annotated[int, typer.Option(help="Parts of the model, each with a core of its own.", min=2)] = 2,
+    rounds: Rounds = 5,
+    as_json: AsJson = False,
+    cache: Cache = None,
+) -> None:
+    """A model split over several devices with all of them at work, beside the usual split with one at a time."""
+    from model_service.bench.pipeline import IN_FLIGHT, measure
+
+    numbers_in_flight = numbers(in_flight, "--in-flight") or IN_FLIGHT
+    _run([lambda session: measure(model, numbers_in_flight, stages, rounds, session)], "cpu", cache, as_json)
+
+
+@app.command()
 def profile(model: OneModel = "gpt2", as_json: AsJson = False, cache: Cache = None) -> None:
     """Where the time of a step goes, phase by phase, with int8 weights on the CPU."""
     from model_service.bench.profile import measure

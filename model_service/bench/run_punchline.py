@@ -36,7 +36,7 @@ class Punchline:
 
     async def _answers(self, task: Task) -> list[list[int]]:
         streams = submit(self._engine, task)
-        return await asyncio.gather(*(_token_ids(stream) for stream in streams))
+        return await asyncio.gather(*(token_ids(stream) for stream in streams))
 
     def _load(self, max_num_seqs: int) -> "Engine":
         return open_engine(self._folder, self._wanted, self._device, max_num_seqs)
@@ -61,6 +61,7 @@ def submit(engine: "Engine", task: Task) -> list["Stream"]:
     return [engine.submit(prompt_ids, params) for prompt_ids in task.prompts(engine.vocab_size)]
 
 
-async def _token_ids(stream: "Stream") -> list[int]:
+async def token_ids(stream: "Stream") -> list[int]:
+    """Read a stream to its end."""
     async with stream:
         return [token_id async for piece in stream for token_id in piece.token_ids]

@@ -26,7 +26,8 @@ from model_service.engine.answer import Answer
 from model_service.engine.detokenizer import token_bytes
 from model_service.engine.engine_config import EngineConfig
 from model_service.engine.flights import Flights
-from model_service.engine.readers import Readers
+from model_service.engine.micro_batches import MicroBatches
+from model_service.engine.readers import Events, Readers
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.engine.step_loop import Cancel, Close, Item, StepLoop
 from model_service.engine.stream import Stream
@@ -41,7 +42,14 @@ T = TypeVar("T")
 class Engine:
     """One loaded language model. Make it and use it on the event loop; `close` it before dropping it."""
 
-    def __init__(self, config: EngineConfig, flights: Flights, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        flights: Flights,
+        tokenizer: Tokenizer,
+        micro_batches: MicroBatches | None = None,
+    ) -> None:
+        """Start the thread. micro_batches: what to go by, and to teach, instead of finding it out anew."""
         self.config = config
         self.tokenizer = tokenizer
         self._flights = flights
@@ -52,7 +60,8 @@ class Engine:
         self._dead: EngineDead | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        self._steps = StepLoop(config, flights, self._inbox, lambda events: self._call(self._readers.deliver, events))
+        micro_batches = micro_batches or MicroBatches(flights.num_stages)
+        self._steps = StepLoop(config, flights, micro_batches, self._inbox, self._deliver)
         self._thread = threading.Thread(target=self._run, name=f"engine-{config.model_id}", daemon=True)
         self._thread.start()
 
@@ -173,6 +182,9 @@ class Engine:
     def _die(self, error: EngineDead) -> None:
         self._dead = self._dead or error
         self._readers.end_all(error)
+
+    def _deliver(self, events: Events) -> None:
+        self._call(self._readers.deliver, events)
 
     def _run(self) -> None:
         """Run steps; this is the engine's thread."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from model_service.models.lora import Adapter
 
 
+class StageDied(Exception):
+    """A part of the model is gone, and its part of all caches with it: no step can follow."""
+
+
 class Flights(Protocol):
     """What the engine needs to run plans. All but `read_adapter` is called on the engine's thread."""
 
@@ -31,7 +35,7 @@ class Flights(Protocol):
         ...
 
     def collect(self) -> "list[Result]":
-        """Wait for the oldest plan in flight; its results in any order. Raises what running it raised."""
+        """Wait for the oldest plan in flight; its results in any order. Raises what running it raised, or StageDied."""
         ...
 
     def move(self, move: Move) -> None:

@@ -22,6 +22,7 @@ class Forward(Protocol):
     """What the runner needs of a model. Keys and values of `chunks` are in the cache once `hidden` returns.
 
     A chunk whose `sequence.adapter` is not None runs with that adapter added to the model's linears.
+    Of a model that is split (stage.py), each part has a forward of its own.
     """
 
     @property
@@ -29,8 +30,11 @@ class Forward(Protocol):
         """What the weights take."""
         ...
 
-    def hidden(self, chunks: Seq[Chunk]) -> Tensor:
-        """Run the chunks' tokens through all layers. Returns (N, E), in the order of the chunks, after the norm."""
+    def hidden(self, chunks: Seq[Chunk], x: Tensor | None = None) -> Tensor:
+        """Run the chunks' tokens through all layers. Returns (N, E), in the order of the chunks, after the norm.
+
+        x: what the part before made of them (N, E), on any device; None for a model's first part.
+        """
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -77,18 +81,15 @@ class TorchForward:
         """What the weights take."""
         return self._model.size_bytes
 
-    def hidden(self, chunks: Seq[Chunk]) -> Tensor:
-        """Run the chunks' tokens through all layers. Returns (N, E)."""
-        ids = [t for c in chunks for t in c.sequence.token_ids[c.start : c.end]]
-        positions = [p for c in chunks for p in range(c.start, c.end)]
+    def hidden(self, chunks: Seq[Chunk], x: Tensor | None = None) -> Tensor:
+        """Run the chunks' tokens through all its layers. Returns (N, E)."""
         model = self._model
+        if x is None:
+            x = torch.tensor([t for c in chunks for t in c.sequence.token_ids[c.start : c.end]])
+        positions = torch.tensor([p for c in chunks for p in range(c.start, c.end)], device=model.device)
         attention = StepAttention(chunks, self._cache, model.shape, model.device)
-        return model.hidden(
-            torch.tensor(ids, device=model.device),
-            torch.tensor(positions, device=model.device),
-            attention,
-            self._stack.step(chunks),
-        )
+        x = x.to(model.device, non_blocking=True)
+        return model.hidden(x, positions, attention, self._stack.step(chunks))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return (B, V) float32 for rows of hidden states (B, E)."""

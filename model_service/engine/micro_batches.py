@@ -14,6 +14,7 @@ from dataclasses import dataclass
 TRIAL_TOKENS = 6  # per sequence, in a measurement
 DOUBT_TOKENS = 600  # per sequence, between two trials of what was slower
 SLOW = 0.5  # weight of a new measurement
+MARGIN = 1.03  # several must be faster by this: what is within the noise is not worth their waiting for each other
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class MicroBatches:
         many, one = (self._rates.get((size, choice)) for choice in (self._num_stages, 1))
         if many is None or one is None:
             return self._num_stages if many is None else 1
-        better, other = (self._num_stages, 1) if many >= one else (1, self._num_stages)
+        better, other = (self._num_stages, 1) if many >= one * MARGIN else (1, self._num_stages)
         return other if self._doubted(size) else better
 
     def _doubted(self, size: int) -> bool:

@@ -56,6 +56,11 @@ class Runner(Protocol):
         ...
 
 
+def single_first(chunks: Seq[Chunk]) -> list[Chunk]:
+    """Return the chunks in the order that forward passes want: single tokens before prompts, else as they are."""
+    return sorted(chunks, key=lambda c: c.end - c.start > 1)  # the sort is stable
+
+
 class ModelRunner:
     """Runs a model and draws from its logits."""
 
@@ -81,8 +86,11 @@ class ModelRunner:
     @torch.inference_mode()
     def step(self, chunks: Seq[Chunk]) -> list[Result]:
         """Run one forward pass over all chunks and draw the due tokens."""
-        chunks = sorted(chunks, key=lambda c: c.end - c.start > 1)  # single tokens first; the sort is stable
-        hidden = self._forward.hidden(chunks)
+        chunks = single_first(chunks)
+        return self.draw(chunks, self._forward.hidden(chunks))
+
+    def draw(self, chunks: Seq[Chunk], hidden: Tensor) -> list[Result]:
+        """Draw the due tokens from what the forward pass made of the chunks, (N, E)."""
         results, due, last_rows = [], [], []
         row = 0
         for chunk in chunks:

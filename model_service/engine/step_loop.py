@@ -3,7 +3,8 @@
     inbox ─> take ─> schedule ─> flights ─> results ─> pieces ─> tell, once per step
 
 A model that is split has a step in flight in each of its stages (flights.py), over different sequences. A step that
-raises fails the sequences that run, and the loop goes on; after three such steps in a row it raises.
+raises fails the sequences that run, and the loop goes on; after three such steps in a row, or when a stage has died,
+it raises.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 from model_service.engine.answer import Answer
 from model_service.engine.engine_config import EngineConfig
-from model_service.engine.flights import Flights
+from model_service.engine.flights import Flights, StageDied
 from model_service.engine.micro_batches import MicroBatches
 from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.readers import Events
@@ -59,15 +60,20 @@ class StepLoop:
     """
 
     def __init__(
-        self, config: EngineConfig, flights: Flights, inbox: "queue.SimpleQueue[Item]", tell: Callable[[Events], None]
+        self,
+        config: EngineConfig,
+        flights: Flights,
+        micro_batches: MicroBatches,
+        inbox: "queue.SimpleQueue[Item]",
+        tell: Callable[[Events], None],
     ) -> None:
         self.generated_tokens = 0
         self._model_id = config.model_id
-        self._flights, self._inbox, self._tell = flights, inbox, tell
+        self._flights, self._micro_batches = flights, micro_batches
+        self._inbox, self._tell = inbox, tell
         self._scheduler = Scheduler(config.max_num_seqs, PrefillBudget(least=config.min_prefill_tokens), config.shares)
         self._answers: dict[int, Answer] = {}
         self._in_flight: deque[_Flight] = deque()
-        self._micro_batches = MicroBatches(flights.num_stages)
         self._bad_steps = 0
 
     @property
@@ -131,6 +137,8 @@ class StepLoop:
         events = Events(started=[sequence.id for sequence in plan.started], pieces=[])
         try:
             results = self._flights.collect()
+        except StageDied:
+            raise
         except Exception as error:
             self._bad_steps += 1
             if self._bad_steps == BAD_STEPS:
