@@ -8,28 +8,34 @@ be. With the CPU as the last device it is the other way round: GPUs take all the
 the smaller half; else a model is faster whole on the CPU.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from model_service.engine.engine_config import Stage
 from model_service.engine.workspace import Kind
 from model_service.placement.devices import Device, Wanted, natural
 
+EVEN_BYTES = 1 << 16  # parts are balanced to this
+FEW_DEVICES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way to place a model: on one device or cut, on devices of these kinds."""
+    """A way to place a model: on one device or cut, on devices of these kinds. cpu_share: of the layers, at most."""
 
     kinds: tuple[Kind, ...]
-    whole: bool
+    whole: bool = False
+    cpu_share: float = 1.0
 
 
 WAYS = (
-    Way(("gpu",), True),
-    Way(("gpu",), False),
-    Way(("gpu", "cpu"), False),
-    Way(("cpu",), True),
-    Way(("cpu",), False),
+    ON_A_GPU := Way(("gpu",), whole=True),
+    OVER_GPUS := Way(("gpu",)),
+    REST_ON_CPU := Way(("gpu", "cpu"), cpu_share=0.5),
+    ON_THE_CPU := Way(("cpu",), whole=True),
+    OVER_CPUS := Way(("cpu",)),
+    MOST_ON_CPU := Way(("gpu", "cpu")),
 )
 
 
@@ -69,7 +75,7 @@ def place(wanted: Wanted, way: Way, devices: Sequence[Device], free: Mapping[str
         return _whole(wanted, way, there, free, slots)
     if wanted.sizes.labels or {d.kind for d in there} != set(way.kinds):
         return None  # classifiers run whole
-    if way.kinds == ("gpu", "cpu"):
+    if len(way.kinds) > 1:
         return _with_cpu(wanted, way, there, free, slots)
     return _cut(wanted, way, there, free, slots)
 
@@ -87,30 +93,45 @@ def _whole(wanted: Wanted, way: Way, there: list[Device], free: Mapping[str, int
 
 def _cut(wanted: Wanted, way: Way, there: list[Device], free: Mapping[str, int], slots: int) -> Placed | None:
     """Cut it over the fewest devices, the largest part as small as can be."""
-    roomiest = sorted(there, key=lambda device: -free[device.name])
-    for count in range(2, len(there) + 1):
-        for chosen in (sorted(roomiest[:count], key=natural), roomiest[:count]):
-            rooms = [free[device.name] for device in chosen]
-            if _filled(wanted, way, chosen, rooms, slots) is None:
-                continue
-            low, high = 0, max(rooms)  # of the largest part: too little, enough
-            while high - low > 1:
-                middle = (low + high) // 2
-                fits = _filled(wanted, way, chosen, [min(room, middle) for room in rooms], slots) is not None
-                low, high = (low, middle) if fits else (middle, high)
-            return _filled(wanted, way, chosen, [min(room, high) for room in rooms], slots)
+    for chosen in _choices(there, free, exhaustive=slots == wanted.least_slots):
+        rooms = [free[device.name] for device in chosen]
+        best = _filled(wanted, way, chosen, rooms, slots)
+        if best is None:
+            continue
+        low, high = 0, max(rooms)  # of the largest part: too little, enough
+        while high - low > EVEN_BYTES:
+            middle = (low + high) // 2
+            found = _filled(wanted, way, chosen, [min(room, middle) for room in rooms], slots)
+            low, high, best = (middle, high, best) if found is None else (low, middle, found)
+        return best
     return None
 
 
+def _choices(there: list[Device], free: Mapping[str, int], *, exhaustive: bool) -> Iterator[Sequence[Device]]:
+    """Yield devices to cut over, in the order of their layers: the fewest first, the roomiest, as they are numbered.
+
+    exhaustive: then all others too, for parts differ in what they need besides layers; not for more than a few devices.
+    """
+    roomiest = sorted(there, key=lambda device: -free[device.name])
+    for count in range(2, len(there) + 1):
+        yield sorted(roomiest[:count], key=natural)
+        yield roomiest[:count]
+    if exhaustive and len(there) <= FEW_DEVICES:
+        for count in range(2, len(there) + 1):
+            yield from permutations(there, count)
+
+
 def _with_cpu(wanted: Wanted, way: Way, there: list[Device], free: Mapping[str, int], slots: int) -> Placed | None:
-    """Fill the GPUs and leave the CPU the rest, if that is at most half of the layers."""
+    """Fill the GPUs and leave the CPU the rest, if that is not more than its share."""
     gpus = sorted((d for d in there if d.kind == "gpu"), key=lambda device: -free[device.name])
-    cpu = max((d for d in there if d.kind == "cpu"), key=lambda device: free[device.name])
-    for count in range(len(gpus), 0, -1):
-        chosen = [*sorted(gpus[:count], key=natural), cpu]
-        found = _filled(wanted, way, chosen, [free[device.name] for device in chosen], slots)
-        if found and 2 * len(found.stages[-1].layers) <= wanted.sizes.shape.n_layer:
-            return found
+    cpus = sorted((d for d in there if d.kind == "cpu"), key=lambda device: -free[device.name])
+    for num_cpus in range(1, len(cpus) + 1):
+        for num_gpus in range(len(gpus), 0, -1):
+            chosen = [*sorted(gpus[:num_gpus], key=natural), *sorted(cpus[:num_cpus], key=natural)]
+            found = _filled(wanted, way, chosen, [free[device.name] for device in chosen], slots)
+            on_cpu = sum(len(s.layers) for s in found.stages[num_gpus:]) if found else 0
+            if found and on_cpu <= way.cpu_share * wanted.sizes.shape.n_layer:
+                return found
     return None
 
 
@@ -119,13 +140,14 @@ def _filled(wanted: Wanted, way: Way, chosen: Sequence[Device], rooms: Sequence[
     kinds = tuple(device.kind for device in chosen)
     weights, sizes, end = wanted.format_on(kinds, len(chosen)), wanted.sizes, wanted.sizes.shape.n_layer
     stages, start = [], 0
-    for place, (device, room) in enumerate(zip(chosen, rooms, strict=True)):
-        num_after = len(chosen) - place - 1
-        most = end - num_after if num_after else end
-        stop = most
-        while stop > start and sizes.total(range(start, stop), weights, device.kind, slots) > room:
-            stop -= 1
-        if stop <= start or (not num_after and stop < end):
+    for after, device, room in zip(range(len(chosen) - 1, -1, -1), chosen, rooms, strict=True):
+        stop = end - after
+        if stop > start and after:
+            one, two = (sizes.total(range(start, start + n), weights, device.kind, slots) for n in (1, 2))
+            stop = min(stop, start + 1 + (room - one) // (two - one))  # every further layer takes the same
+        elif stop > start and sizes.total(range(start, stop), weights, device.kind, slots) > room:
+            return None
+        if stop <= start:
             return None
         stages.append(Stage(device.name, range(start, stop)))
         start = stop

@@ -1,6 +1,7 @@
 """Decides which layers of which model go on which device. Pure arithmetic over bytes: no torch, no clock, no files.
 
-    whole on a GPU  >  cut over GPUs  >  cut over GPUs and the CPU  >  whole on the CPU  >  cut over budgets of the CPU
+    whole on a GPU  >  cut over GPUs  >  cut, the smaller half on the CPU  >  whole on the CPU  >  cut over parts of
+    the CPU's memory  >  cut over all there is
 
 Each model goes the first of these ways that it could go if it were alone (a CPU only where that is allowed). The
 biggest is placed first: whole where it fits tightest, or cut over the fewest devices and balanced (cuts.py). At first
@@ -70,21 +71,20 @@ def plan(
 
     allow_cpu: for models that do not name the CPU; without any GPU it is always allowed.
     """
-    case = Case.of(devices, margin, kept, allow_cpu=allow_cpu)
     wanted = sorted(models, key=lambda w: (-w.sizes.weights(w.sizes.all_layers, "float16"), w.name))
-    assert len({w.name for w in wanted}) == len(wanted)
-    placed = _share_out(_best(case, wanted), case.free)
+    case = Case.of(devices, wanted, kept, margin, allow_cpu=allow_cpu)
+    placed = _best(case, wanted)
     left = _less(case.free, placed)
+    placed_plans = tuple(_described(case, p) for p in _share_out(placed, left))
     without = [w for w in wanted if w.name not in {p.wanted.name for p in placed}]
-    placed_plans = tuple(_described(case, p) for p in placed)
     return Plan(case.devices, placed_plans, {w.name: _refusal(case, w, left) for w in without})
 
 
 def _best(case: Case, wanted: Sequence[Wanted]) -> list[Placed]:
     """Place as the module says; what has no place in the end is left out."""
     placed: list[Placed] = []
-    own = {w.name: case.ways(w)[:1] for w in wanted}
-    for ways in (own, {w.name: case.ways(w) for w in wanted}):
+    own = {w.name: case.ways[w.name][:1] for w in wanted}
+    for ways in (own, case.ways):
         for level in _levels(max((w.max_slots for w in wanted), default=1)):
             placed = _packed(case, wanted, ways, level)
             if len(placed) == len(wanted):
@@ -105,16 +105,16 @@ def _packed(case: Case, wanted: Sequence[Wanted], ways: Mapping[str, Sequence[Wa
     free, placed = dict(case.free), []
     for one in wanted:
         slots = max(one.least_slots, min(level, one.max_slots)) if one.least_slots else 0
-        tries = (place(one, way, case.allowed(one), free, slots) for way in ways[one.name])
+        tries = (place(one, way, case.allowed[one.name], free, slots) for way in ways[one.name])
         if found := next((p for p in tries if p), None):
             placed.append(found)
             free = _less(free, [found])
     return placed
 
 
-def _share_out(placed: Sequence[Placed], free: Mapping[str, int]) -> list[Placed]:
+def _share_out(placed: Sequence[Placed], left: Mapping[str, int]) -> list[Placed]:
     """Let models run more sequences while memory is left, those with the fewest first."""
-    left, grown = _less(free, placed), {p.wanted.name: p for p in placed}
+    grown = {p.wanted.name: p for p in placed}
     growing = {name for name, p in grown.items() if p.slots < p.wanted.max_slots and p.slots}
     while growing:
         name = min(growing, key=lambda name: (grown[name].slots, name))
@@ -149,6 +149,6 @@ def _described(case: Case, placed: Placed) -> ModelPlan:
 
 
 def _refusal(case: Case, wanted: Wanted, left: Mapping[str, int]) -> Refusal:
-    if not case.ways(wanted):
+    if not case.ways[wanted.name]:
         return Refusal(why_never(case, wanted), for_ever=True)
     return Refusal(why_not_now(case, wanted, left), for_ever=False)

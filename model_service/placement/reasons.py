@@ -1,11 +1,11 @@
 """What can be done with a model on these devices at all, and a sentence for each outcome. No torch here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from model_service.byte_sizes import gib
-from model_service.placement.cuts import WAYS, Placed, Way, place
+from model_service.placement.cuts import MOST_ON_CPU, ON_A_GPU, ON_THE_CPU, REST_ON_CPU, WAYS, Placed, Way, place
 from model_service.placement.devices import Device, Wanted, natural
 
 
@@ -19,36 +19,50 @@ class Taken(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Devices in their order, and their room in bytes: empty (of our models), and free beside those that are kept."""
+    """Devices in their order, and their room in bytes: empty (of our models), and free beside those that are kept.
+
+    allowed: the devices each model may go on, by its name. ways: how it may go, from the first way it could go alone;
+    none if it never fits.
+    """
 
     devices: tuple[Device, ...]
     empty: Mapping[str, int]
     free: Mapping[str, int]
-    allow_cpu: bool
+    allowed: Mapping[str, Sequence[Device]]
+    ways: Mapping[str, Sequence[Way]]
+    may_allow_cpu: bool  # the CPU is there, and left out by the settings
 
     @classmethod
-    def of(cls, devices: Iterable[Device], margin: float, kept: Iterable[Taken], *, allow_cpu: bool) -> "Case":
+    def of(
+        cls,
+        devices: Iterable[Device],
+        models: Sequence[Wanted],
+        kept: Iterable[Taken],
+        margin: float,
+        *,
+        allow_cpu: bool,
+    ) -> "Case":
         """See `plan`."""
         there, kept = tuple(sorted(devices, key=natural)), tuple(kept)
         assert len({device.name for device in there}) == len(there)
+        assert len({w.name for w in models}) == len(models)
         empty = {device.name: device.budget(margin) for device in there}
         free = {name: room - sum(model.device_bytes.get(name, 0) for model in kept) for name, room in empty.items()}
-        return cls(there, empty, free, allow_cpu or all(device.kind == "cpu" for device in there))
-
-    def allowed(self, wanted: Wanted) -> list[Device]:
-        """Return the devices a model may go on."""
-        return [device for device in self.devices if wanted.may_use(device, allow_cpu=self.allow_cpu)]
-
-    def ways(self, wanted: Wanted) -> tuple[Way, ...]:
-        """Return the ways a model may go, from the first it could go alone; none if it never fits."""
-        allowed, slots = self.allowed(wanted), wanted.least_slots
-        possible = (i for i, way in enumerate(WAYS) if place(wanted, way, allowed, self.empty, slots))
-        first = next(possible, None)
-        return () if first is None else WAYS[first:]
+        kinds = {device.kind for device in there}
+        allow_cpu = allow_cpu or kinds == {"cpu"}
+        allowed = {w.name: [d for d in there if w.may_use(d, allow_cpu=allow_cpu)] for w in models}
+        ways = {w.name: _ways(w, allowed[w.name], empty) for w in models}
+        return cls(there, empty, free, allowed, ways, "cpu" in kinds and not allow_cpu)
 
     def least_bytes(self, wanted: Wanted) -> int:
         """Return what a model takes at least, whole, with one sequence."""
-        return min(_whole_bytes(wanted, device) for device in self.allowed(wanted))
+        return min(_whole_bytes(wanted, device) for device in self.allowed[wanted.name])
+
+
+def _ways(wanted: Wanted, allowed: Sequence[Device], empty: Mapping[str, int]) -> tuple[Way, ...]:
+    possible = (i for i, way in enumerate(WAYS) if place(wanted, way, allowed, empty, wanted.least_slots))
+    first = next(possible, None)
+    return () if first is None else WAYS[first:]
 
 
 def why_there(case: Case, placed: Placed) -> str:
@@ -64,13 +78,13 @@ def why_there(case: Case, placed: Placed) -> str:
 
 
 def _place(case: Case, placed: Placed, names: list[str]) -> str:
-    wanted, allowed = placed.wanted, case.allowed(placed.wanted)
-    alone = placed.way == case.ways(wanted)[0]
+    wanted, allowed = placed.wanted, case.allowed[placed.wanted.name]
+    alone = placed.way == case.ways[wanted.name][0]
     if placed.way.whole and len(allowed) == 1:
         return f"fits whole on {names[0]}, the only device {'it may use' if wanted.devices else 'there is for it'}"
-    if placed.way == WAYS[0]:
+    if placed.way == ON_A_GPU:
         return f"fits whole on {names[0]}, the fullest GPU that has room for it"
-    if placed.way == WAYS[3] and any(device.kind == "gpu" for device in allowed):
+    if placed.way == ON_THE_CPU and any(device.kind == "gpu" for device in allowed):
         return f"no room on the GPUs{'' if alone else ' beside the others'}, so it runs whole on {names[0]}"
     if placed.way.whole:
         return f"fits whole on {names[0]}, the fullest that has room for it"
@@ -78,7 +92,7 @@ def _place(case: Case, placed: Placed, names: list[str]) -> str:
     what = f"needs {need} with one sequence and no device has more than {most}"
     if not alone:
         what = f"needs {need} with one sequence in one piece, which no device has left beside the others"
-    if placed.way == WAYS[2]:
+    if placed.way in (REST_ON_CPU, MOST_ON_CPU):
         return f"{what.replace('no device', 'no GPU')}: the GPUs take all they can, {names[-1]} the rest"
     return f"{what}: its layers go on {' and '.join(names)}, balanced by bytes"
 
@@ -90,7 +104,7 @@ def why_never(case: Case, wanted: Wanted) -> str:
     missing = [name for name in wanted.devices or () if name not in names]
     if missing:
         return f"{wanted.name} is to go on {', '.join(missing)}; the devices here are {known}."
-    allowed = case.allowed(wanted)
+    allowed = case.allowed[wanted.name]
     if not allowed and wanted.weights == "int8":
         return f'{wanted.name} has weights = "int8", which run on a CPU only: set devices = ["cpu"], or other weights.'
     if not allowed:
@@ -104,7 +118,7 @@ def why_not_now(case: Case, wanted: Wanted, left: Mapping[str, int]) -> str:
 
 
 def _numbers(case: Case, wanted: Wanted, free: Mapping[str, int]) -> str:
-    allowed = case.allowed(wanted)
+    allowed = case.allowed[wanted.name]
     device = min(allowed, key=lambda device: _whole_bytes(wanted, device))
     sizes, layers, weights = wanted.sizes, wanted.sizes.all_layers, wanted.format_on((device.kind,), 1)
     pieces = [f"{weights} weights {gib(sizes.weights(layers, weights))}"]
@@ -121,7 +135,7 @@ def _numbers(case: Case, wanted: Wanted, free: Mapping[str, int]) -> str:
 def _hint(case: Case, wanted: Wanted) -> str:
     if wanted.devices is not None:
         return ' Its devices are set; "auto" would look at all of them.' if len(case.devices) > 1 else ""
-    if not case.allow_cpu and any(device.kind == "cpu" for device in case.devices):
+    if case.may_allow_cpu:
         return " With service.allow_cpu = true what is left over would go on the CPU, where it is slower."
     return ""
 
