@@ -36,15 +36,18 @@ class Question:
 
 
 async def answer(settings: Settings, question: Question) -> int:
-    """Print the answer as it comes; returns the exit code. A failure is one sentence on stderr."""
+    """Print the answer as it comes; returns the exit code. On stderr: how far the model is loaded, a failure."""
     try:
         async with (
             _service(settings),
             connect(settings) as client,
             client.complete(request(settings, question)) as stream,
         ):
-            begun = False
+            begun, told = False, -1
             async for update in stream:
+                if update.loading is not None and (update.loading.percent or 0) // 10 > told:
+                    told = (update.loading.percent or 0) // 10  # a line every tenth
+                    sys.stderr.write(f"{printable(update.loading.words)}\n")
                 text = printable(update.text if begun else update.text.lstrip())
                 begun = begun or bool(text)
                 sys.stdout.write(text)

@@ -5,8 +5,8 @@ BotError
 ├── TooSlow                   a wait reached its limit; carries `limit_s`
 ├── RequestFailed             the service said no; carries its code, HTTP status and param
 │   ├── QueueFull             too many people wait; carries `retry_after_s`
-│   ├── ModelLoading          the model is known but does not answer yet; carries `retry_after_s`
-│   ├── ModelFailed           the model could not be loaded; the sentence says why
+│   ├── ModelLoading          the model does not answer yet; carries `retry_after_s`, if the service says so
+│   ├── ModelFailed           the model could not be loaded, or there is no room for it; the sentence says why
 │   ├── ModelMissing          the service has no such model (or no longer)
 │   ├── TextTooLong           text and answer do not fit the model; the sentence has the numbers
 │   └── TooFewJokes           not enough jokes to train on; the sentence has the numbers
@@ -60,21 +60,21 @@ class QueueFull(RequestFailed):
 
 
 class ModelLoading(RequestFailed):
-    """The model will answer when it has finished loading."""
+    """The model will answer when it has finished loading; the service says how far it is."""
 
-    def __init__(self, retry_after_s: float = 2.0) -> None:
-        super().__init__(
-            f"The model is still loading. Try again in {seconds(retry_after_s)}.", code="model_loading", status=503
-        )
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        when = "a moment" if retry_after_s is None else seconds(retry_after_s)
+        said = message.removesuffix("Try again in a moment.").rstrip()
+        super().__init__(f"{said} Try again in {when}.", code="model_loading", status=503, param="model")
         self.retry_after_s = retry_after_s
 
 
 class ModelFailed(RequestFailed):
-    """The service could not load the model, and says why; another one may answer."""
+    """The service cannot load the model, or has no room for it now, and says why; another one may answer."""
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, code: str = "model_failed") -> None:
         message = f"{message.rstrip('. ')}. `/models` shows the others."
-        super().__init__(message, code="model_failed", status=503, param="model")
+        super().__init__(message, code=code, status=503, param="model")
 
 
 class ModelMissing(RequestFailed):

@@ -20,7 +20,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from bot.errors import BotError, ServiceUnavailable, TooSlow
+from bot.errors import BotError, ModelLoading, ServiceUnavailable, TooSlow
 from bot.service_wire import (
     CompletionRequest,
     DeviceMemory,
@@ -199,8 +199,14 @@ class ServiceClient:
         return CompletionStream(self, request)
 
     async def classify(self, model: str, text: str) -> Mood:
-        """Read the mood of one text."""
-        answer = await self._call("POST", "/v1/classify", {"model": model, "input": text})
+        """Read the mood of one text; raises ModelLoading where the time was too short to load the model."""
+        try:
+            answer = await self._call("POST", "/v1/classify", {"model": model, "input": text})
+        except TooSlow as error:
+            card = next((card for card in await self.models() if card["id"] == model), {})
+            if card.get("state") == "loading":
+                raise ModelLoading(f"The model {model} is still loading.") from error
+            raise
         entry = answer["data"][0]
         labels = answer.get("labels") or entry.get("labels") or ()
         return Mood(str(entry["label"]), tuple(float(p) for p in entry["probs"]), tuple(str(name) for name in labels))

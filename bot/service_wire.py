@@ -66,6 +66,12 @@ class Loading:
     model: str = ""
     percent: int | None = None
 
+    @property
+    def words(self) -> str:
+        """Say so: "Loading gpt2-xl … 43 %"."""
+        how_far = "" if self.percent is None else f" {self.percent} %"
+        return f"Loading {self.model or 'the model'} …{how_far}"
+
 
 @dataclass(frozen=True, slots=True)
 class Update:
@@ -156,9 +162,9 @@ def failure(status: int, error: Json, retry_after_s: float | None) -> BotError:
     if code == "model_not_found":
         return ModelMissing(message)
     if code == "model_loading":
-        return ModelLoading(retry_after_s or 2.0)
-    if code == "model_failed":
-        return ModelFailed(message)
+        return ModelLoading(message, retry_after_s)
+    if code in ("model_failed", "no_room"):
+        return ModelFailed(message, code)
     if code == "context_length_exceeded":
         return TextTooLong(message.replace("max_tokens", "tokens"))
     if code == "too_few_examples":

@@ -45,6 +45,7 @@ def describe(card: Json, *, is_live: bool) -> str:
         weights,
         size(taken) if taken else "",
         _layers(card),
+        str(card.get("why") or "") if _state(card) == "unloaded" else "",
     ]
     shown = " · ".join(inline(fact, 300) for fact in facts if fact)
     return f"{marks}\n-# {shown}"

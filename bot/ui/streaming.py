@@ -34,12 +34,10 @@ NOTHING_CAME = "The model had nothing to say to that. Try again, or ask differen
 
 
 class Loading(Protocol):
-    """Which model is being loaded (empty if nobody says), and how far that is."""
+    """A model that is being loaded."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102
-    @property
-    def percent(self) -> int | None: ...  # noqa: D102
+    def words(self) -> str: ...  # noqa: D102
 
 
 class Update(Protocol):
@@ -61,12 +59,6 @@ class Stream(Protocol):
     def __aiter__(self) -> Self: ...
     async def __anext__(self) -> Update: ...
     def cancel(self) -> None: ...  # noqa: D102
-
-
-def loading_words(loading: Loading) -> str:
-    """Say that a model is being loaded."""
-    model = inline(loading.model, 100) or "the model"
-    return f"⏳ Loading {model} …" if loading.percent is None else f"⏳ Loading {model} … {loading.percent} %"
 
 
 Opening = AbstractAsyncContextManager[Stream]
@@ -197,7 +189,7 @@ class Answer:
             wait = f", about {seconds(update.eta_s)}" if update.eta_s is not None else ""
             self._status = f"⏳ In the queue: place {update.position}{wait}."
         elif update.loading is not None:
-            self._status = loading_words(update.loading)
+            self._status = f"⏳ {inline(update.loading.words)}"
         else:
             self._status = THINKING
 

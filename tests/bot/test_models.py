@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from bot.cogs import model_words
-from bot.errors import BadInput
+from bot.errors import BadInput, ModelLoading, TooSlow
 from bot.playground import Playground
 from bot.playground.permissions import ATTACH_FILES
 from bot.playground.world import Overwrite
+from bot.service_client import ServiceClient, Timeouts
 from tests.bot.test_commands import ask, words
-from tests.support.fake_service import FakeService, card, device
+from tests.support.fake_service import Fail, FakeService, card, device
 from tests.support.people import Person
 from tests.support.stage import Stage, on_stage
 
@@ -31,7 +32,7 @@ XL = card(
     pinned=True,
 )
 LARGE = card("gpt2-large", state="loading", progress=0.43, device_bytes={"cuda:1": 2 * GIB}, weights="float16")
-MEDIUM = card("gpt2-medium", state="unloaded", device_bytes={"cuda:0": GIB}, weights="auto")
+MEDIUM = card("gpt2-medium", state="unloaded", bytes=0, device_bytes={}, weights="auto", why="It left for gpt2-xl.")
 BROKEN = card(
     "gpt-j-6b",
     state="failed",
@@ -39,6 +40,9 @@ BROKEN = card(
     device_bytes={},
     bytes=0,
     weights="auto",
+)
+WAITED = (
+    "The model 'jokes-mini' is still loading (43 %) after 120 seconds, which is the limit here. Try again in a moment."
 )
 DEVICES = [device("cuda:0", 8, 2.0), device("cuda:1", 8, 4.0), device("cpu", 16, 3)]
 
@@ -71,7 +75,7 @@ async def test_models_says_what_is_loaded_where_and_how_each_one_is(service: Fak
             "**`gpt2-large`**",
             "-# 🟡 loading 43 % · writes · float16 · 2.0 GiB",
             "**`gpt2-medium`**",
-            "-# ⚪ not loaded (loads when asked) · writes · 1.0 GiB",
+            "-# ⚪ not loaded (loads when asked) · writes · It left for gpt2-xl.",
             "**`gpt-j-6b`**",
             "-# 🔴 failed: it needs 12.1 GiB, and 10.0 GiB are free. · writes",
         ]
@@ -249,8 +253,23 @@ async def test_the_choice_outlives_a_restart_and_one_that_is_gone_is_said(
 async def test_a_model_that_is_still_loading_after_the_wait_is_a_sentence_with_the_time(
     service: FakeService, stage: Stage
 ) -> None:
-    service.refuse("jokes-mini", 503, "The model 'jokes-mini' is still loading.", "model_loading", retry_after_s=12)
-    assert words(await ask(stage.robin, "!joke")).strip() == "The model is still loading. Try again in 12 seconds."
+    service.refuse("jokes-mini", 503, WAITED, "model_loading", retry_after_s=12)
+    assert words(await ask(stage.robin, "!joke")).strip() == f"{WAITED[:-22].strip()} Try again in 12 seconds."
+    service.refusals.clear()
+    service.answer = [Fail(WAITED, "model_loading")]
+    assert words(await ask(stage.robin, "!joke")).strip() == WAITED
+
+
+async def test_a_mood_asked_of_a_model_that_takes_long_to_load_is_told_so(service: FakeService, tmp_path: Path) -> None:
+    service.models = [card("sentiment-mini", "classify", state="loading")]
+    service.classifying = asyncio.Event()
+    async with ServiceClient(service.socket_path, timeouts=Timeouts(call_s=0.3)) as client:
+        with pytest.raises(ModelLoading) as told:
+            await client.classify("sentiment-mini", "I love this")
+        assert str(told.value) == "The model sentiment-mini is still loading. Try again in a moment."
+        service.models = [card("sentiment-mini", "classify")]
+        with pytest.raises(TooSlow):
+            await client.classify("sentiment-mini", "I love this")
 
 
 async def test_models_that_are_not_loaded_are_no_reason_to_worry(service: FakeService, stage: Stage) -> None:

@@ -173,8 +173,9 @@ async def test_nobody_at_the_socket_is_service_unavailable(tmp_path: Path) -> No
     ("status", "code", "kind", "sentence"),
     [
         (429, "queue_full", QueueFull, "Too many people are asking right now. Try again in 7 seconds."),
-        (503, "model_loading", ModelLoading, "still loading. Try again in 7 seconds."),
+        (503, "model_loading", ModelLoading, "as the service says Try again in 7 seconds."),
         (503, "model_failed", ModelFailed, "as the service says. `/models` shows the others."),
+        (503, "no_room", ModelFailed, "as the service says. `/models` shows the others."),
         (404, "model_not_found", ModelMissing, "as the service says"),
         (400, "context_length_exceeded", TextTooLong, "as the service says"),
         (400, "too_few_examples", TooFewJokes, "as the service says"),

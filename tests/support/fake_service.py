@@ -62,6 +62,7 @@ class FakeService:
         self.socket_path = self.folder / "s.sock"
         self.answer: list[object] = ["Why", " not", "?"]
         self.refusals: dict[str, tuple[int, Json, dict[str, str]]] = {}  # by path, or by model
+        self.classifying: asyncio.Event | None = None  # no mood is read before it is set
         self.probs = [0.03, 0.07, 0.9]
         self.models: list[Json] = [card("jokes-mini"), card("sentiment-mini", task="classify")]
         self.devices: list[Json] = []  # none: as an older service, or another server of this API
@@ -172,6 +173,8 @@ class FakeService:
         return True
 
     async def _classify(self, request: web.Request) -> web.Response:
+        if self.classifying is not None:
+            await self.classifying.wait()
         labels = ("negative", "neutral", "positive")
         label = labels[self.probs.index(max(self.probs))]
         return web.json_response({"data": [{"index": 0, "label": label, "probs": self.probs, "num_classes": 3}]})
