@@ -11,6 +11,7 @@ ServiceError                 carries message, type, code, param and the HTTP sta
 ├── TooLarge         413     the body or file is over its limit
 ├── QueueFull        429     too many requests wait; `retry_after_s` says when to come back
 ├── ModelLoading     503     the model is not ready yet; `retry_after_s` says when to come back
+├── ModelNoRoom      503     the model does not fit beside those that stay; the message has the numbers
 ├── ModelFailed      503     the model could not be loaded; the message says why
 ├── EngineDead       503     the model's engine has stopped or been closed
 ├── DeadlinePassed   504     the answer took longer than `service.answer_limit_s`
@@ -141,20 +142,36 @@ class ModelLoading(ServiceError):
     status = 503
     default_code = "model_loading"
 
-    def __init__(self, model_id: str, retry_after_s: float = 2.0) -> None:
-        super().__init__(f"The model {model_id!a} is still loading. Try again in a moment.", param="model")
+    def __init__(
+        self, model_id: str, retry_after_s: float = 2.0, *, percent: int | None = None, waited_s: float | None = None
+    ) -> None:
+        far = "" if percent is None else f" ({percent} %)"
+        limit = "" if waited_s is None else f" after {waited_s:g} seconds, which is the limit here"
+        super().__init__(f"The model {model_id!a} is still loading{far}{limit}. Try again in a moment.", param="model")
+        self.retry_after_s = retry_after_s
+
+
+class ModelNoRoom(ServiceError):
+    """The model does not fit beside those that cannot leave now; `reason` is a sentence with the numbers."""
+
+    status = 503
+    default_code = "no_room"
+
+    def __init__(self, model_id: str, reason: str, retry_after_s: float = 10.0) -> None:
+        super().__init__(f"There is no room for the model {model_id!a} now: {reason}", param="model")
         self.retry_after_s = retry_after_s
 
 
 class ModelFailed(ServiceError):
-    """The model is configured but could not be loaded."""
+    """The model is configured but could not be loaded. retry_after_s: when it may go better; None for good."""
 
     status = 503
     default_code = "model_failed"
 
-    def __init__(self, model_id: str, reason: str) -> None:
-        super().__init__(f"The model {model_id!a} could not be loaded: {reason}", param="model")
-        self.reason = reason
+    def __init__(self, model_id: str, reason: str, retry_after_s: float | None = None) -> None:
+        again = "" if retry_after_s is None else f" It is tried again if somebody asks in {math.ceil(retry_after_s)} s."
+        super().__init__(f"The model {model_id!a} could not be loaded: {reason}{again}", param="model")
+        self.reason, self.retry_after_s = reason, retry_after_s
 
 
 class EngineDead(ServiceError):

@@ -1,6 +1,6 @@
 """Runs the service: opens the socket, answers at once, loads the models behind it, and leaves cleanly.
 
-bind socket ─> answer /health/live ─> load models one by one ─> ready
+bind socket ─> answer /health/live ─> load models one by one (service.preload; else when asked for) ─> ready
 SIGTERM ─> no new connections ─> streams get `grace_s` to end ─> engines closed ─> socket file gone ─> exit 0
 """
 
@@ -19,12 +19,11 @@ from fastapi import FastAPI
 
 from model_service.api import files, fine_tuning
 from model_service.api.app import create_app
-from model_service.config import CommonSettings, ModelSettings
-from model_service.errors import ModelFailed
+from model_service.config import CommonSettings
+from model_service.held_models import needed_models, tuned_models
 from model_service.http_protocol import LimitedHttp
 from model_service.listening import CannotListen, tcp_socket, unix_socket
-from model_service.placement.adapted import is_adapter
-from model_service.placement.load import loader
+from model_service.placement.load import loader, planner
 from model_service.placement.pool import Pool
 from model_service.training import registry
 from model_service.training.jobs import Jobs
@@ -32,11 +31,6 @@ from model_service.training.uploads import Uploads
 
 log = logging.getLogger(__name__)
 
-EMBEDDED = Path(__file__).parent / "embedded"
-EMBEDDED_MODELS = (
-    ModelSettings(name="jokes-mini", source=str(EMBEDDED / "jokes-mini"), task="generate"),
-    ModelSettings(name="sentiment-mini", source=str(EMBEDDED / "sentiment-mini"), task="classify"),
-)
 GRACE_S = 4.0  # containers are killed 10 s after SIGTERM
 LAST_LINES_S = 1.0  # after the streams were ended, for what they still say to go out
 
@@ -63,8 +57,10 @@ def listen(settings: CommonSettings) -> AbstractContextManager[socket.socket]:
 
 async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: float) -> None:
     models = settings.home / "models"
-    pool = Pool(loader(settings.service))
-    needed, tuned = settings.service.models or EMBEDDED_MODELS, tuned_models(models)
+    service = settings.service
+    needed, tuned = needed_models(settings), tuned_models(models)
+    rooms = planner(settings, (*needed, *tuned))
+    pool = Pool(loader(service), rooms, load_limit_s=service.load_limit_s, max_waiting=service.max_queue)
     pool.expect(needed, tuned)
 
     async def remove(model_id: str) -> None:
@@ -72,34 +68,20 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
 
     jobs, uploads = Jobs(settings.home, settings.training, pool), Uploads(settings.home / "files")
     routers = (files.router(uploads), fine_tuning.router(jobs, uploads))
-    app = create_app(pool, service=settings.service, remove=remove, extra_routers=routers)
+    app = create_app(pool, service=service, remove=remove, extra_routers=routers)
     server = _Server(app, grace_s, on_stop=jobs.close, after_grace=pool.close)
     await jobs.start()
-    loading = asyncio.create_task(load_all(pool, (*needed, *tuned)), name="load-models")
+    pool.start(preload=service.preload)
+    watching = asyncio.create_task(pool.watch(), name="watch-engines")
     log.info("listening on %s", sock.getsockname())
     try:
         with server.stopping_on_signals():
             await server.serve(sockets=[sock])
     finally:
+        watching.cancel()
+        await asyncio.wait([watching])
         await asyncio.gather(jobs.close(), pool.close())
-        await asyncio.wait([loading])
     log.info("stopped")
-
-
-async def load_all(pool: Pool, specs: tuple[ModelSettings, ...]) -> None:
-    """Load one model after the other, adapters after what they stand on; one that fails does not hold up the rest."""
-    for spec in sorted(specs, key=lambda spec: is_adapter(Path(spec.source))):
-        try:
-            await pool.load(spec)
-        except ModelFailed:  # the pool has said why, and shows it
-            continue
-    if pool.ready:
-        log.info("ready: every start-up model answers")
-
-
-def tuned_models(models: Path) -> tuple[ModelSettings, ...]:
-    """Return the finished models that were trained here, oldest first."""
-    return tuple(ModelSettings(name=tuned.id, source=str(tuned.folder)) for tuned in registry.finished(models))
 
 
 def delete_tuned(models: Path, model_id: str) -> None:

@@ -13,6 +13,7 @@ from model_service.api.schemas import Choice, Completion, CompletionRequest, Log
 from model_service.engine.sequence import Piece
 from model_service.errors import RequestRefused
 from model_service.placement.loaded import Generator, Stream
+from model_service.placement.waiting import Visit
 
 log = logging.getLogger(__name__)
 
@@ -34,28 +35,36 @@ class Candidate:
 class Answer:
     """A request while it is answered: its sequences, its id, and what it has used so far."""
 
-    def __init__(self, request: CompletionRequest, engine: Generator, metrics: Metrics, limit_s: float) -> None:
+    def __init__(self, request: CompletionRequest, visit: Visit[Generator], metrics: Metrics, limit_s: float) -> None:
         self.request = request
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self.candidates: list[Candidate] = []
         self.prompt_tokens = 0
-        self._engine, self._metrics, self._limit_s = engine, metrics, limit_s
+        self.visit = visit
+        self._metrics, self._limit_s = metrics, limit_s
+        self._engine: Generator | None = None  # until it is submitted
         self._began = time.monotonic()
         self._first_s: float | None = None
         self._finish_reasons: list[str] = []
         self._writers: dict[int, LogprobWriter] = {}
 
     async def submit(self, stack: AsyncExitStack) -> None:
-        """Queue every sequence, or none: `stack` cancels them. Raises PromptTooLong, QueueFull, EngineDead."""
-        request = self.request
-        prompts = await encode_prompts(request, self._engine)
+        """Queue every sequence, or none, as soon as the model is there: `stack` cancels them. Does so once.
+
+        Raises what the visit raises, PromptTooLong, QueueFull, EngineDead.
+        """
+        if self._engine is not None:
+            return
+        engine, request = await self.visit.model(), self.request
+        prompts = await encode_prompts(request, engine)
+        self._engine = engine
         for prompt_ids in prompts:
             prompt_len = max(1, len(prompt_ids))  # an empty one starts from end-of-text
             self.prompt_tokens += prompt_len
             for number in range(request.num_candidates):
                 params = request.sampling(number)
-                stream = self._engine.submit(prompt_ids, params, request.user, deadline_s=self._limit_s)
+                stream = engine.submit(prompt_ids, params, request.user, deadline_s=self._limit_s)
                 await stack.enter_async_context(stream)
                 self.candidates.append(Candidate(len(self.candidates), stream, prompt_len if request.echo else 0))
         stack.callback(self._finished)
@@ -77,6 +86,7 @@ class Answer:
             return None
         writer = self._writers.get(candidate.index)
         if writer is None:
+            assert self._engine
             writer = LogprobWriter(names_of(self._engine.tokenizer), self.request.logprobs)
             self._writers[candidate.index] = writer
         return writer.write(piece.logprobs)

@@ -2,8 +2,10 @@
 
 import asyncio
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
+from starlette.responses import Response
 
+from model_service.api.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from model_service.api.schemas import Classification, Classified, ClassifyRequest, Usage
 from model_service.errors import QueueFull
 from model_service.placement.loaded import Labeller
@@ -15,11 +17,18 @@ def router(pool: Pool, *, max_queue: int) -> APIRouter:
     routes = APIRouter()
     num_waiting = 0
 
-    @routes.post("/v1/classify")
-    async def classify(body: ClassifyRequest) -> Classification:
-        """Label texts; `probs` are in label-id order."""
+    @routes.post("/v1/classify", response_model=None)
+    async def classify(body: ClassifyRequest, request: Request) -> Classification | Response:
+        """Label texts; `probs` are in label-id order. Waits for the model if it is not loaded."""
+        try:
+            return await while_connected(request.receive, answer(body))
+        except ClientGone:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    async def answer(body: ClassifyRequest) -> Classification:
         nonlocal num_waiting
-        with pool.classifying(body.model) as model:
+        with pool.classifying(body.model) as visit:
+            model = await visit.model()
             if num_waiting >= max_queue:
                 raise QueueFull
             num_waiting += 1

@@ -1,7 +1,7 @@
 """`POST /v1/completions`: one request becomes prompts x candidates sequences, their pieces one answer or one stream.
 
-    request ─> encode ─> submit all ─┬─> stream: true ─> EventStream (event_stream.py)
-                                     └─> read all ─> best n of each prompt ─> one JSON answer
+    request ─> wait for the model ─> encode ─> submit all ─┬─> stream: true ─> EventStream (event_stream.py)
+                                                           └─> read all ─> best n of each prompt ─> one JSON answer
 The client going away ends its sequences in the next step, in both cases.
 """
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from model_service.api.answer import Answer, Candidate
-from model_service.api.disconnect import ClientGone, while_connected
+from model_service.api.disconnect import CLIENT_CLOSED_REQUEST, ClientGone, while_connected
 from model_service.api.event_stream import EventStream, Pace
 from model_service.api.merged import Merged
 from model_service.api.metrics import Metrics
@@ -20,7 +20,6 @@ from model_service.errors import RequestRefused
 from model_service.placement.pool import Pool
 
 COLLECT_INTERVAL_S = 0.5  # an answer that is not streamed is needed at its end; no step wakes its reader
-CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the metrics count it
 
 
 def router(pool: Pool, metrics: Metrics, *, max_sequences: int, limit_s: float) -> APIRouter:
@@ -36,21 +35,23 @@ def router(pool: Pool, metrics: Metrics, *, max_sequences: int, limit_s: float) 
                 f"This asks for {wanted} answers at once; the queue holds {max_sequences}.", param="prompt"
             )
         async with AsyncExitStack() as stack:
-            engine = stack.enter_context(pool.generating(body.model))
-            answer = Answer(body, engine, metrics, limit_s)
-            await answer.submit(stack)
+            visit = stack.enter_context(pool.generating(body.model))
+            answer = Answer(body, visit, metrics, limit_s)
+            if visit.over:  # the model is there: what it refuses is a status of its own, also of a stream
+                await answer.submit(stack)
             if body.stream:
                 return EventStream(answer, stack.pop_all(), pace)
             try:
-                return await while_connected(request.receive, collect(answer))
+                return await while_connected(request.receive, collect(answer, stack))
             except ClientGone:
                 return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     return routes
 
 
-async def collect(answer: Answer) -> Completion:
+async def collect(answer: Answer, stack: AsyncExitStack) -> Completion:
     """Read every sequence to its end; the best `n` of each prompt are the answer."""
+    await answer.submit(stack)
     candidates = answer.candidates
     async with Merged([candidate.stream for candidate in candidates], COLLECT_INTERVAL_S) as merged:
         while any(candidate.piece.finish_reason is None for candidate in candidates):

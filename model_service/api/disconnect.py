@@ -8,6 +8,8 @@ from starlette.types import Receive
 
 T = TypeVar("T")
 
+CLIENT_CLOSED_REQUEST = 499  # nobody reads it, but the metrics count it
+
 
 class ClientGone(Exception):
     """The client closed the connection before its answer was complete."""

@@ -1,5 +1,6 @@
 """A completion as server-sent events. One write carries all text since the last one.
 
+    : loading gpt2-xl 43 %              while the model is not there, when it changes
     : queue position=3 eta_s=4.2        while every sequence of the request waits, when it changes
     data: {"id": "cmpl-…", "choices": [{"index": 0, "text": "…", …}]}
     data: [DONE]
@@ -29,6 +30,7 @@ PER_STREAM_S = 0.0005  # many streams are written less often, so that together t
 LONGEST_INTERVAL_S = 0.1
 SETTLE_S = 0.02  # a request that gets its slot within this never says that it waits
 QUEUE_COMMENT_S = 0.5
+LOADING_COMMENT_S = 0.5
 KEEP_ALIVE_S = 10.0  # without anything to say, at least a comment
 
 
@@ -78,6 +80,7 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
+            await self._wait_for_model(send)
             end = await self._write_choices(send) + self._usage() + b"data: [DONE]\n\n"
         except ServiceError as error:
             end = event(error_json(error))
@@ -85,6 +88,19 @@ class EventStream(Response):
             log.exception("request %s failed", self._answer.id)
             end = event(error_json(InternalError()))
         await send({"type": "http.response.body", "body": end, "more_body": False})
+
+    async def _wait_for_model(self, send: Send) -> None:
+        """Say how far the load is, until the model is there and the request in its queue."""
+        visit = self._answer.visit
+        name, waited_s = " ".join(visit.model_id.split()), 0.0
+        while not await visit.arrives(waited_s):
+            comment = f": loading {name} {int(100 * visit.progress)} %\n\n".encode()
+            self._silent_s += waited_s
+            waited_s = LOADING_COMMENT_S
+            if comment != self._comment or self._silent_s >= KEEP_ALIVE_S:
+                self._comment, self._silent_s = comment, 0.0
+                await send({"type": "http.response.body", "body": comment, "more_body": True})
+        await self._answer.submit(self._stack)
 
     async def _write_choices(self, send: Send) -> bytes:
         """Write until the last pieces; return these, to be written with the end."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
 from prometheus_client.registry import Collector
 
 from model_service.placement.pool import Pool
@@ -48,6 +48,7 @@ class _Engines(Collector):
             "punchline_reused_prompt_tokens", "Tokens of prompts that another request had read.", labels=["model"]
         )
         loaded = GaugeMetricFamily("punchline_model_ready", "1 if the model answers.", labels=["model"])
+        yield from self._models()
         for name, engine in self._pool.generators():
             waiting.add_metric([name], engine.num_waiting)
             running.add_metric([name], engine.num_running)
@@ -55,3 +56,23 @@ class _Engines(Collector):
         for held in self._pool.describe():
             loaded.add_metric([held.id], float(held.state == "ready"))
         yield from (waiting, running, reused, loaded)
+
+    def _models(self) -> Iterator[Metric]:
+        """Read what was loaded and left so far, and what lies where."""
+        load_s = SummaryMetricFamily("punchline_model_load_seconds", "Loads that ended well.", labels=["model"])
+        failures = CounterMetricFamily("punchline_model_load_failures", "Loads that failed.", labels=["model"])
+        evictions = CounterMetricFamily("punchline_model_evictions", "Left to make room.", labels=["model"])
+        taken = GaugeMetricFamily("punchline_model_bytes", "Planned for a model.", labels=["model", "device"])
+        used = GaugeMetricFamily("punchline_device_used_bytes", "Planned for all models.", labels=["device"])
+        total = GaugeMetricFamily("punchline_device_total_bytes", "What models may have.", labels=["device"])
+        for name, counts in self._pool.tally.models.items():
+            load_s.add_metric([name], count_value=counts.loads, sum_value=counts.load_s)
+            failures.add_metric([name], counts.failures)
+            evictions.add_metric([name], counts.evictions)
+        for held in self._pool.describe():
+            for device, size_bytes in held.device_bytes.items():
+                taken.add_metric([held.id, device], size_bytes)
+        for device_use in self._pool.devices():
+            used.add_metric([device_use.name], device_use.used_bytes)
+            total.add_metric([device_use.name], device_use.total_bytes)
+        yield from (load_s, failures, evictions, taken, used, total)

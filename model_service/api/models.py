@@ -1,13 +1,14 @@
 """`/v1/models`: which models there are, where their layers lie, and letting go of tuned ones."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 
 from fastapi import APIRouter
 
-from model_service.api.schemas import ModelCard, ModelDeleted, ModelList
+from model_service.api.schemas import DeviceCard, ModelCard, ModelDeleted, ModelList
 from model_service.errors import Conflict
+from model_service.placement.entry import Held
 from model_service.placement.pool import Pool
-from model_service.placement.slot import Held
 
 Remove = Callable[[str], Awaitable[None]]  # deletes a tuned model's folder
 
@@ -18,8 +19,9 @@ def router(pool: Pool, remove: Remove) -> APIRouter:
 
     @routes.get("/v1/models")
     async def list_models() -> ModelList:
-        """List every model, ready or not."""
-        return ModelList(data=[card(held) for held in pool.describe()])
+        """List every model, ready or not, and the devices they share."""
+        devices = [DeviceCard(**asdict(device)) for device in pool.devices()]
+        return ModelList(data=[card(held) for held in pool.describe()], devices=devices)
 
     @routes.get("/v1/models/{model_id:path}")
     async def get_model(model_id: str) -> ModelCard:
@@ -46,8 +48,12 @@ def card(held: Held) -> ModelCard:
         owned_by="community" if held.tuned else "punchline",
         task=held.task,
         device_map=held.device_map,
+        device_bytes=held.device_bytes,
         bytes=held.size_bytes,
         weights=held.weights,
         state=held.state,
+        progress=held.progress,
+        pinned=held.pinned,
+        why=held.why,
         error=held.error,
     )

@@ -192,7 +192,10 @@ class Classification(Wire):
 
 
 class ModelCard(Wire):
-    """A model as `GET /v1/models` shows it; `error` says why a failed one failed."""
+    """A model as `GET /v1/models` shows it; `error` says why a failed one failed.
+
+    device_bytes: what is planned for it on each device. why: one sentence about where it is, or is not.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -200,10 +203,22 @@ class ModelCard(Wire):
     owned_by: str
     task: Literal["generate", "classify"]
     device_map: dict[str, str]
+    device_bytes: dict[str, int]
     bytes: int
     weights: str
-    state: Literal["loading", "ready", "failed"]
+    state: Literal["unloaded", "loading", "ready", "failed"]
+    progress: float | None = None
+    pinned: bool
+    why: str
     error: str | None = None
+
+
+class DeviceCard(Wire):
+    """A device's memory, as far as models may have it, and what they have of it."""
+
+    name: str
+    total_bytes: int
+    used_bytes: int
 
 
 class ModelList(Wire):
@@ -211,6 +226,7 @@ class ModelList(Wire):
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    devices: list[DeviceCard]
 
 
 class ModelDeleted(Wire):

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from model_service.config import ModelSettings
 from model_service.engine.sequence import SamplingParams
+from model_service.placement.entry import Entry
 from model_service.placement.loaded import Carrier, Stream
 from model_service.placement.slot import Slot
 from model_service.training import registry
@@ -107,23 +108,32 @@ class AdaptedGenerator:
         self._base.drop_adapter(self._key)
 
 
-def find_base(spec: ModelSettings, found: AdapterFolder, slots: Iterable[Slot]) -> Slot:
-    """Return the model an adapter belongs to, if it is loaded. Raises AdapterRefused with what to change."""
+def find_base(spec: ModelSettings, found: AdapterFolder, entries: Iterable[Entry]) -> Entry:
+    """Return the model an adapter belongs to, in memory or not. Raises AdapterRefused with what to change."""
     if spec.weights != "auto" or spec.devices != "auto":
         raise AdapterRefused("it is an adapter, which runs as its base does: leave out its weights and devices.")
     if not found.bases:
         raise AdapterRefused(f"{found.folder / CONFIG} has no base_model_name_or_path: it does not say whose it is.")
-    ready = [slot for slot in slots if not slot.why_not() and slot.spec.name != spec.name]
+    models = [entry for entry in entries if not entry.is_adapter and entry.spec.name != spec.name]
     for base in found.bases:
         folder = Path(base).expanduser().resolve()
-        for slot in ready:
-            if base in (slot.spec.name, slot.spec.source) or folder == slot.folder.resolve():
-                return slot
-    there = ", ".join(slot.spec.name for slot in ready) or "none"
+        for entry in models:
+            if (
+                base in (entry.spec.name, entry.spec.source)
+                or folder == (entry.folder or Path(entry.spec.source)).resolve()
+            ):
+                return entry
+    there = ", ".join(entry.spec.name for entry in models) or "none"
     raise AdapterRefused(
-        f"it is an adapter of {found.bases[0]!a}, which is not among the models that are loaded ({there})."
+        f"it is an adapter of {found.bases[0]!a}, which is not among the models here ({there})."
         " Put that model into the settings, too."
     )
+
+
+def check_tasks(base: ModelSettings, spec: ModelSettings) -> None:
+    """Raise AdapterRefused unless both continue texts."""
+    if base.task != "generate" or spec.task != "generate":
+        raise AdapterRefused("it is an adapter; those run on models that generate, and with task = generate.")
 
 
 async def put_on(base: Slot, spec: ModelSettings, folder: Path) -> Slot:
@@ -131,10 +141,9 @@ async def put_on(base: Slot, spec: ModelSettings, folder: Path) -> Slot:
 
     It has a key of its own on the engine, so that one of the same name can follow while it drains.
     """
-    if base.spec.task != "generate" or spec.task != "generate":
-        raise AdapterRefused("it is an adapter; those run on models that generate, and with task = generate.")
+    check_tasks(base.spec, spec)
     assert base.loaded
     carrier, key = cast(Carrier, base.model), f"{spec.name} ({next(_numbers)})"
     size_bytes = await carrier.load_adapter(key, folder)
     view = AdaptedGenerator(carrier, key)
-    return Slot(spec, replace(base.loaded, model=view, folder=folder, size_bytes=size_bytes), base)
+    return Slot(spec, replace(base.loaded, model=view, folder=folder, size_bytes=size_bytes), base.placement, base)

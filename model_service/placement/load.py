@@ -1,25 +1,41 @@
-"""The loader of the real service: settings in, a model on its device out. Blocks; run it in a thread.
+"""The planner and the loader of the real service: settings in, a model on its devices out. Both block, in a thread.
 
 Nothing here imports torch until a model is loaded, so that the service answers `/health/live` at once.
 """
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Iterable
 
-from model_service.config import ModelSettings, ServiceSettings
+from model_service.config import CommonSettings, ModelSettings, ServiceSettings
 from model_service.placement.adapted import AdapterFolder, adapter_folder, is_adapter
+from model_service.placement.inventory import machine
 from model_service.placement.loaded import Loaded
+from model_service.placement.loads import Loader, Progress
+from model_service.placement.plan import ModelPlan
+from model_service.placement.planner import DevicePlanner
+from model_service.placement.room import Placement
+from model_service.placement.wishes import Machine
 
 
-class DevicesNotSupported(Exception):
-    """The settings ask for a placement that does not exist yet."""
+def planner(settings: CommonSettings, specs: Iterable[ModelSettings]) -> DevicePlanner:
+    """Return what finds room on this machine. specs: every model that may be asked for."""
+
+    def look() -> Machine:
+        share_cores()
+        if settings.service.threads is not None:
+            import torch
+
+            torch.set_num_threads(settings.service.threads)  # before formats are measured
+        return machine(settings.service.device_memory)
+
+    return DevicePlanner(specs, settings.service, look, settings.training.reserve)
 
 
-def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded | AdapterFolder]:
+def loader(service: ServiceSettings) -> Loader:
     """Return the function that loads one model under the service's limits, or finds that it is an adapter."""
 
-    def load(spec: ModelSettings) -> Loaded | AdapterFolder:
+    def load(spec: ModelSettings, progress: Progress, placement: Placement) -> Loaded | AdapterFolder:
         share_cores()
         import torch
 
@@ -29,6 +45,7 @@ def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded | Adapt
         leave_modules_alone()
         if service.threads is not None:
             torch.set_num_threads(service.threads)
+        plan = placement if isinstance(placement, ModelPlan) else None  # else wherever the engine would go by itself
         folder = find_folder(spec.source)
         if is_adapter(folder):
             return adapter_folder(folder)
@@ -36,11 +53,12 @@ def loader(service: ServiceSettings) -> Callable[[ModelSettings], Loaded | Adapt
             str(folder),
             spec.task,
             model_id=spec.name,
-            weights=spec.weights,
-            device=device_of(spec),
-            max_num_seqs=service.max_num_seqs,
+            weights=plan.weights if plan else spec.weights,
+            stages=plan.stages if plan else None,
+            max_num_seqs=plan.slots or 1 if plan else service.max_num_seqs,
             max_queue=service.max_queue,
             shares=service.shares,
+            progress=lambda done_bytes, total_bytes: progress(done_bytes / max(total_bytes, 1)),
         )
         return Loaded(model, folder, dict(model.device_map), model.size_bytes, model.weights)
 
@@ -64,12 +82,3 @@ def leave_modules_alone() -> None:
     if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()
-
-
-def device_of(spec: ModelSettings) -> str:
-    """Return the one device a model goes to. Raises DevicesNotSupported for several."""
-    if spec.devices == "auto":
-        return "auto"
-    if len(spec.devices) != 1:
-        raise DevicesNotSupported(f'devices of {spec.name} must be "auto" or a list of one device for now.')
-    return spec.devices[0]

@@ -91,7 +91,7 @@ class ScriptedModel:
 async def app_over(script: Script, *routers: APIRouter) -> AsyncIterator[tuple[httpx2.AsyncClient, ScriptedModel]]:
     """An app with one model, `tiny`, and a client that sees what the app answers instead of what it raises."""
     model = ScriptedModel(script)
-    pool = Pool(lambda spec: Loaded(cast(Generator, model), Path("/models"), {}, 0, "float32"))
+    pool = Pool(lambda spec, progress, placement: Loaded(cast(Generator, model), Path("/models"), {}, 0, "float32"))
     await pool.load(ModelSettings(name="tiny", source="x"))
     app = create_app(pool, service=ServiceSettings(), remove=never, extra_routers=routers)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
