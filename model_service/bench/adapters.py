@@ -126,7 +126,7 @@ def _adapter_folders(host: "Host", count: int) -> Iterator[list[Path]]:
 
     from model_service.models.lora import CONFIG, LINEARS, TENSORS
 
-    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": list(LINEARS)}
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": list(LINEARS["gpt2"])}
     with tempfile.TemporaryDirectory(prefix="punchline-adapters-") as root:
         folders = [Path(root) / str(i) for i in range(count)]
         for seed, folder in enumerate(folders):
@@ -135,7 +135,7 @@ def _adapter_folders(host: "Host", count: int) -> Iterator[list[Path]]:
             generator = torch.Generator().manual_seed(seed)
             tensors = {}
             for layer in range(host.n_layer):
-                for module, linear in LINEARS.items():
+                for module, linear in LINEARS["gpt2"].items():
                     inputs, outputs = host.sizes(linear)
                     name = f"base_model.model.transformer.h.{layer}.{module}"
                     tensors[f"{name}.lora_A.weight"] = torch.randn(RANK, inputs, generator=generator) * inputs**-0.5

@@ -81,7 +81,7 @@ class StepAdapters:
         row = 0
         for chunk in chunks:
             adapter, end = chunk.sequence.adapter, row + chunk.end - chunk.start
-            if adapter and end - row == 1:
+            if adapter and adapter.rank and end - row == 1:
                 rows.setdefault(adapter, []).append(row)
             elif adapter:
                 self._prompts.append((slice(row, end), adapter))

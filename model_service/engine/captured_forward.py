@@ -6,9 +6,20 @@
 
 What fills it up writes into the cache what is written there anyway. A pass over few tokens waits for its launches
 longer than for the GPU; a captured one does not. Passes with adapters, and those that fit no rectangle, run as ever.
+
+A part of a model has no GraphRunner that decodes for it, so it captures passes over single tokens, too: as a *window*
+of slots that lie side by side, so that attention reads the cache where it is.
+
+    slots     0 1 2 3 | 4 5 6 7 | 8 9 10 11 | 12 ...     micro-batch in slots 5 to 9: window 4 to 11;
+                        . b b b   b b  .  .              rows without work idle (see decode_step.py)
+
+FlashAttention takes no mask and no lengths per row, so both kinds run torch's memory-efficient kernel: FP16, BF16 and
+float32, scores in float32, nothing of the size queries x keys in memory. What it asks for holds here: each head's
+numbers side by side, heads a multiple of 8, a mask in the queries' format whose rows start at multiples of 16 bytes
+(contexts are multiples of 8; torch copies the mask of one that is not).
 """
 
-from collections.abc import Callable
+import bisect
 from collections.abc import Sequence as Seq
 
 import torch
@@ -26,6 +37,8 @@ RECTANGLES = (  # rows, tokens
     *((4, 64), (4, 256), (16, 16), (16, 64), (32, 16)),
 )
 CONTEXTS = (128, 512)  # and the model's own
+WINDOW_CONTEXTS = (128, 256, 512, 1024)  # and the model's own: a window reads all of it, in vain beyond its longest row
+BLOCKS = 8  # of slots, at most: windows are runs of them
 
 
 class CapturedForward(TorchForward):
@@ -34,49 +47,86 @@ class CapturedForward(TorchForward):
     def __init__(self, model: Decoder, num_slots: int, graphs: Graphs) -> None:
         super().__init__(model, num_slots)
         self.graphs = graphs
-        self._contexts = [*(c for c in CONTEXTS if c < model.shape.n_positions), model.shape.n_positions]
         self._rectangles = sorted(RECTANGLES, key=lambda r: r[0] * r[1])
-        most = self._rectangles[-1][0] * self._rectangles[-1][1]
+        self._windows = [] if model.is_first and model.is_last else windows(num_slots)
+        self._last = model.shape.n_positions - 1
+        most = max(self._rectangles[-1][0] * self._rectangles[-1][1], num_slots)
         self._staged = torch.zeros(3, most, dtype=torch.int64, device=model.device)
         self._ids, self._positions, self._slots = self._staged
-        self._out = torch.zeros(most, model.shape.n_embd, dtype=model.dtype, device=model.device)
-        self._passes: dict[tuple[int, int, int], Work] = {}
-
-    def hidden(self, chunks: Seq[Chunk]) -> Tensor:
-        """Run the chunks' tokens through all layers. Returns (N, E)."""
-        sizes = [c.end - c.start for c in chunks]
-        fitting = (r for r in self._rectangles if r[0] >= len(sizes) and r[1] >= max(sizes))
-        rectangle = next(fitting, None)
-        if rectangle is None or any(c.sequence.adapter for c in chunks):
-            return super().hidden(chunks)
-        context = next(c for c in self._contexts if c >= max(chunk.end for chunk in chunks))
-        run = self._pass(*rectangle, context)
-        self._stage(chunks, *rectangle)
-        run()
-        used = [i * rectangle[1] + j for i, size in enumerate(sizes) for j in range(size)]
-        return self._out[self._upload(used)]
+        self._in = torch.zeros(most, model.shape.n_embd, dtype=model.dtype, device=model.device)
+        self._out = torch.zeros_like(self._in)
+        self._passes: dict[tuple[object, ...], Work] = {}
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Capture every rectangle with every context it can have. Before the first sequence."""
+        """Capture every rectangle and window with every context it can have. Before the first sequence."""
         for rows, tokens in reversed(self._rectangles):
-            for context in (c for c in self._contexts if c >= tokens):
-                self._pass(rows, tokens, context)
+            for context in (c for c in self._contexts(CONTEXTS) if c >= tokens):
+                self._rectangle(rows, tokens, context)
+        for window in reversed(self._windows):
+            for context in self._contexts(WINDOW_CONTEXTS):
+                self._window(window, context)
 
-    def _pass(self, rows: int, tokens: int, context: int) -> Work:
-        key = rows, tokens, context
-        if key not in self._passes:
-            self._positions.fill_(self.model.shape.n_positions - 1)  # harmless, see decode_step.py
-            self._passes[key] = self.graphs.capture(self._work(rows, tokens, context))
-        return self._passes[key]
+    def hidden(self, chunks: Seq[Chunk], x: Tensor | None = None) -> Tensor:
+        """Run the chunks' tokens through all its layers. Returns (N, E)."""
+        if any(c.sequence.adapter for c in chunks):
+            return super().hidden(chunks, x)
+        if not self._windows:
+            return self._prompts(chunks, x)
+        num_single = sum(c.end - c.start == 1 for c in chunks)
+        made = []
+        if num_single:
+            made.append(self._single(chunks[:num_single], None if x is None else x[:num_single]))
+        if num_single < len(chunks):
+            made.append(self._prompts(chunks[num_single:], None if x is None else x[num_single:]))
+        return made[0] if len(made) == 1 else torch.cat(made)
 
-    def _stage(self, chunks: Seq[Chunk], rows: int, tokens: int) -> None:
-        """Fill the first rows * tokens of the buffers."""
+    def _prompts(self, chunks: Seq[Chunk], x: Tensor | None) -> Tensor:
+        """Run chunks in the smallest rectangle that holds them."""
+        sizes = [c.end - c.start for c in chunks]
+        rows, tokens = next((r for r in self._rectangles if r[0] >= len(sizes) and r[1] >= max(sizes)), (0, 0))
+        if not rows:
+            return super().hidden(chunks, x)
+        run = self._rectangle(rows, tokens, self._context(chunks, CONTEXTS))
         filled = [*chunks, *[chunks[0]] * (rows - len(chunks))]
         positions = [min(c.start + j, c.end - 1) for c in filled for j in range(tokens)]
         ids = [c.sequence.token_ids[p] for c, p in zip(_repeated(filled, tokens), positions, strict=True)]
         slots = [c.sequence.slot for c in _repeated(filled, tokens)]
         self._staged[:, : rows * tokens] = self._upload([ids, positions, slots])
+        if x is not None:
+            # where in x each chunk's position 0 would be
+            firsts = [sum(sizes[:i]) - c.start for i, c in enumerate(chunks)]
+            firsts += firsts[:1] * (rows - len(chunks))
+            sources = [firsts[i // tokens] + position for i, position in enumerate(positions)]
+            self._in[: rows * tokens] = self._here(x)[self._upload(sources)]
+        run()
+        return self._out[self._upload([i * tokens + j for i, size in enumerate(sizes) for j in range(size)])]
+
+    def _single(self, chunks: Seq[Chunk], x: Tensor | None) -> Tensor:
+        """Run single tokens in the smallest window over their slots."""
+        slots = [c.sequence.slot for c in chunks]
+        window = next(w for w in self._windows if w.start <= min(slots) and max(slots) < w.stop)
+        run = self._window(window, self._context(chunks, WINDOW_CONTEXTS))
+        ids, positions = [0] * len(window), [self._last] * len(window)
+        rows = [slot - window.start for slot in slots]
+        for row, chunk in zip(rows, chunks, strict=True):
+            ids[row], positions[row] = chunk.sequence.token_ids[chunk.start], chunk.start
+        self._staged[:2, : len(window)] = self._upload([ids, positions])
+        used = self._upload(rows)
+        if x is not None:
+            self._in[: len(window)].zero_().index_copy_(0, used, self._here(x))
+        run()
+        return self._out[used]
+
+    def _contexts(self, contexts: Seq[int]) -> list[int]:
+        return [*(c for c in contexts if c <= self._last), self._last + 1]
+
+    def _context(self, chunks: Seq[Chunk], contexts: Seq[int]) -> int:
+        possible = self._contexts(contexts)
+        return possible[bisect.bisect_left(possible, max(c.end for c in chunks))]
+
+    def _here(self, x: Tensor) -> Tensor:
+        return x.to(self._in.device, self._in.dtype, non_blocking=True)
 
     def _upload(self, numbers: list[int] | list[list[int]]) -> Tensor:
         """Bring numbers to the device without waiting for it."""
@@ -85,22 +135,43 @@ class CapturedForward(TorchForward):
             tensor = tensor.pin_memory()  # torch keeps it until its copy is done
         return tensor.to(self._out.device, non_blocking=True)
 
-    def _work(self, rows: int, tokens: int, context: int) -> Callable[[], None]:
-        count = rows * tokens
-        ids, positions, slots = self._ids[:count], self._positions[:count], self._slots[:count]
+    def _rectangle(self, rows: int, tokens: int, context: int) -> Work:
+        key = rows, tokens, context
+        if key not in self._passes:
+            slots = self._slots[: rows * tokens]
+            self._capture(key, self._work(slots, tokens, context, slots[::tokens]))
+        return self._passes[key]
+
+    def _window(self, window: range, context: int) -> Work:
+        key = window, context
+        if key not in self._passes:
+            slots = torch.arange(window.start, window.stop, device=self._slots.device)
+            self._capture(key, self._work(slots, 1, context, slice(window.start, window.stop)))
+        return self._passes[key]
+
+    def _capture(self, key: tuple[object, ...], work: Work) -> None:
+        self._positions.fill_(self._last)  # harmless, see decode_step.py
+        self._passes[key] = self.graphs.capture(work)
+
+    def _work(self, slots: Tensor, tokens: int, context: int, rows: Tensor | slice) -> Work:
+        """Return the pass over a token in each of these slots (N,); rows: the slot of each `tokens` of them."""
+        count = len(slots)
+        ids, positions = self._ids[:count], self._positions[:count]
         model, cache, shape = self.model, self.cache, self.model.shape
         reach = torch.arange(context, device=model.device)
+        heads = (-1, tokens, shape.n_head, shape.head_size)
 
         def work() -> None:
-            mask = causal_mask(reach, positions, model.dtype).view(rows, 1, tokens, context)
-            x, turns = model.embed(ids, positions), model.rotation(positions)
+            mask = causal_mask(reach, positions, model.dtype).view(-1, 1, tokens, context)
+            x = model.embed(ids, positions) if model.is_first else self._in[:count]
+            turns = model.rotation(positions)
             for layer, block in zip(model.layers, model.blocks, strict=True):
-                qkv = model.parts.before(x, block, turns, None).view(rows, tokens, 3, shape.n_head, shape.head_size)
-                cache.pairs[layer][:, slots, :, positions] = qkv[:, :, 1:].flatten(0, 1)  # (N, 2, H, D)
+                qkv = model.parts.before(x, block, turns, None)
+                cache.pairs[layer][:, slots, :, positions] = qkv[:, 1:]  # (N, 2, H, D)
                 attended = F.scaled_dot_product_attention(
-                    qkv[:, :, 0].transpose(1, 2),
-                    cache.keys[layer][:, :, :context].index_select(0, slots[::tokens]),
-                    cache.values[layer][:, :, :context].index_select(0, slots[::tokens]),
+                    qkv[:, 0].view(heads).transpose(1, 2),
+                    _beginnings(cache.keys[layer], rows, context),
+                    _beginnings(cache.values[layer], rows, context),
                     attn_mask=mask,
                     scale=shape.attention_scale(layer),
                 )
@@ -108,6 +179,23 @@ class CapturedForward(TorchForward):
             self._out[:count] = model.finish(x)
 
         return work
+
+
+def windows(num_slots: int) -> list[range]:
+    """Return the slots that passes over single tokens work on, the shortest first.
+
+    The first 1, 2, 4 and 8, which few sequences have, and all runs of up to 8 blocks: 40 windows at most.
+    """
+    block = max(4, -(-num_slots // BLOCKS))
+    ends = [*range(block, num_slots, block), num_slots]
+    runs = {range(start, end) for start in range(0, num_slots, block) for end in ends if end > start}
+    return sorted(runs | {range(n) for n in (1, 2, 4, 8) if n < num_slots}, key=lambda w: (len(w), w.start))
+
+
+def _beginnings(cache: Tensor, rows: Tensor | slice, context: int) -> Tensor:
+    """Return (rows, H, context, D) of a cache (S, H, T, D): a copy, or a view of a window."""
+    beginnings = cache[:, :, :context]
+    return beginnings[rows] if isinstance(rows, slice) else beginnings.index_select(0, rows)
 
 
 def _repeated(chunks: Seq[Chunk], times: int) -> list[Chunk]:

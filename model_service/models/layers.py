@@ -177,8 +177,7 @@ class Layers:
 
         x: input ids (N,) int64 for the first part, what the part before returned (N, E) for the others.
         """
-        if self.is_first:
-            x = self.embed(x, position_ids)
+        x = self.embed(x, position_ids) if self.is_first else x.to(self.dtype)  # parts may differ in their format
         turns = self.rotation(position_ids)
         for layer, block in zip(self.layers, self.blocks, strict=True):
             added = None if adapt is None else InLayer(adapt, layer)

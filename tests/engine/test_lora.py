@@ -239,8 +239,14 @@ def test_a_config_that_does_not_run_is_refused_by_name(
     ("changes", "sentence"),
     [
         ({"n_layer": 1}, "does not fit its base model: it has a layer 1, the base has layers 0 to 0."),
-        ({"n_embd": 64}, "does not fit its base model: its layer 0 proj goes from 32 to 32, the base's from 64 to 64."),
-        ({"n_inner": 50}, "does not fit its base model: its layer 0 up goes from 32 to 128, the base's from 32 to 50."),
+        (
+            {"n_embd": 64},
+            "does not fit its base model: its layer 0 attn.c_proj goes from 32 to 32, the base's from 64 to 64.",
+        ),
+        (
+            {"n_inner": 50},
+            "does not fit its base model: its layer 0 mlp.c_fc goes from 32 to 128, the base's from 32 to 50.",
+        ),
     ],
 )
 def test_an_adapter_of_another_size_is_refused_with_the_sizes(
@@ -258,13 +264,14 @@ def test_torn_missing_and_foreign_tensors_are_refused(base: Path, folders: dict[
     first = "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight"
 
     save_file({key: tensor for key, tensor in good.items() if key != first}, path)
-    assert "of layer 0 qkv it has only lora_B." in refused(folder, host)
+    assert "of layer 0 attn.c_attn it has only lora_B." in refused(folder, host)
     save_file(good | {"base_model.model.lm_head.lora_A.weight": torch.ones(4, 32)}, path)
-    assert "it changes base_model.model.lm_head.lora_A.weight, not a linear of a GPT-2 block." in refused(folder, host)
+    lm_head = "it changes base_model.model.lm_head.lora_A.weight; adapters may change attn.c_attn, attn.c_proj,"
+    assert lm_head in refused(folder, host)
     save_file(good | {first: torch.full_like(good[first], float("nan"))}, path)
     assert "some of its numbers are not finite." in refused(folder, host)
     save_file(good | {first: good[first][:2].contiguous()}, path)
-    assert "layer 0 qkv pairs matrices of (2, 32) and (96, 4)." in refused(folder, host)
+    assert "layer 0 attn.c_attn pairs matrices of (2, 32) and (96, 4)." in refused(folder, host)
     save_file({}, path)
     assert "adapter_model.safetensors holds nothing." in refused(folder, host)
     path.write_bytes(path.read_bytes()[:5])
