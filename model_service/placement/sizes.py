@@ -15,7 +15,7 @@ from model_service.models.shape import Shape
 
 ITEMSIZE = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 4}  # int8: of what stays as it is
 TILE = 32  # int8 in torch is padded to whole tiles, see models/linear.py
-GROUP, OUTPUTS, LANES = 64, 32, 16  # and in the kernels, see native/src/linear.h and simd.h
+GROUP, OUTPUTS, LANES, PAGE = 64, 32, 16, 4096  # and in the kernels, see native/src/linear.h and simd.h
 
 DRAW_BYTES: dict[Kind, int] = {"gpu": 48, "cpu": 16}  # per sequence and token of the vocabulary: logits, sums, sorts
 RANK, PLACES = 16, 8  # of an adapter; of adapters in captured steps, see engine/adapter_places.py
@@ -51,7 +51,8 @@ class Sizes:
     def weights(self, layers: range, weights: str) -> int:
         """Return what the weights of a part take in a number format."""
         kernels = weights == "int8" and self.kernels
-        norm = 2 * 4 * _up(self.shape.n_embd, GROUP) if kernels else 2 * self.shape.n_embd * ITEMSIZE[weights]
+        e = self.shape.n_embd
+        norm = 2 * _pages(4 * _up(e, GROUP)) if kernels else 2 * e * ITEMSIZE[weights]
         norms, linears = _block(self.shape)
         layer = norms * norm + sum(self._linear(*linear, weights) for linear in linears)
         size = len(layers) * layer
@@ -92,7 +93,8 @@ class Sizes:
         if weights != "int8":
             return (outputs * inputs + outputs * bias) * ITEMSIZE[weights]
         if self.kernels:
-            return _up(outputs, OUTPUTS) * (_up(inputs, GROUP) + 4 + 4)
+            padded = _up(outputs, OUTPUTS)
+            return _pages(padded * _up(inputs, GROUP)) + 2 * _pages(4 * padded)  # values, scales and bias
         return _up(outputs, TILE) * (_up(inputs, TILE) + 4) + 4 * outputs  # values, scales; a bias, also of zeros
 
     def _embeddings(self, weights: str) -> int:
@@ -100,7 +102,7 @@ class Sizes:
             (self.shape.vocab_size, self.shape.n_positions) if _has_positions(self.shape) else (self.shape.vocab_size,)
         )
         if weights == "int8" and self.kernels:
-            return sum(2 * (count * _up(self.shape.n_embd, GROUP) + LANES) for count in rows)
+            return sum(_pages(2 * (count * _up(self.shape.n_embd, GROUP) + LANES)) for count in rows)
         return sum(rows) * self.shape.n_embd * ITEMSIZE[weights]
 
     def _head(self, layers: range, weights: str) -> int:
@@ -131,3 +133,7 @@ def _block(shape: Shape) -> tuple[int, list[tuple[int, int, bool]]]:
 
 def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
+
+
+def _pages(size_bytes: int) -> int:
+    return _up(size_bytes, PAGE)
