@@ -137,6 +137,12 @@ class LoadingQueue:
         own = [slot.placement for slot in staying if slot is job.entry.slot]
         try:
             numbers = await asyncio.to_thread(eviction.choose, self._planner, job.spec, residents, own)
+        except NoRoom as error:
+            pinned = ", ".join(staying[resident.number].spec.name for resident in residents if resident.pinned)
+            stay = f" Pinned models stay: {pinned}." if pinned else ""
+            stay += " What it replaces stays until it is there." if own else ""
+            self._give_up(job, NoRoom(f"{error}{stay}"))
+            return False
         except Exception as error:
             self._give_up(job, error)
             return False

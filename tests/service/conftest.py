@@ -1,5 +1,6 @@
 """One real service per test worker, with tiny models; it must still be alive and quiet at the end."""
 
+import gc
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from tests.support.tiny_models import save_tiny_classifier, save_tiny_generator
 LABELS = ("negative", "neutral", "positive")
 MAX_NUM_SEQS = 4
 MAX_QUEUE = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def modules_left_alone() -> Iterator[None]:
+    """As in the service: what imports made is kept out of the collector's rounds, of which each unload takes one."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
