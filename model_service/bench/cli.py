@@ -97,7 +97,7 @@ def serve(
 
 @app.command()
 def quality(
-    model: OneModel = "jokes-mini",
+    model: Annotated[str, typer.Option(help="A model, as for `bench decode`, or gpt-j-small.")] = "jokes-mini",
     texts: Annotated[
         Path | None, typer.Option(help="Texts to measure on: a line each, or JSONL.", exists=True, dir_okay=False)
     ] = None,

@@ -25,6 +25,9 @@ SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
         "gpt2-xl": (48, 1600, 25),
     }
 )
+GPTJ_SHAPES: Mapping[str, tuple[int, int, int]] = MappingProxyType(
+    {"gpt-j-small": (6, 1024, 4)}  # GPT-J's heads of 256 numbers, at a size that a processor measures in seconds
+)
 EMBEDDED = Path(__file__).parents[1] / "embedded"
 NO_EOS, EOS_KEY = -1, "its_eos_token_id"
 
@@ -72,7 +75,7 @@ class BenchModel:
 
 
 def open_model(source: str, cache: Path, log: Path) -> BenchModel:
-    """Make or find a model: a name of SHAPES, an embedded one, a folder or a hub id.
+    """Make or find a model: a name of SHAPES or GPTJ_SHAPES, an embedded one, a folder or a hub id.
 
     Raises ChildFailed with what is wrong, and ValueError for a folder whose config.json is missing or broken.
     """
@@ -81,6 +84,8 @@ def open_model(source: str, cache: Path, log: Path) -> BenchModel:
         aside = _aside(folder)
         if source in SHAPES:
             in_child(log, "random_gpt2.write_random_gpt2", aside, SHAPES[source])
+        elif source in GPTJ_SHAPES:
+            in_child(log, "random_gptj.write_random_gptj", aside, GPTJ_SHAPES[source])
         elif (found := EMBEDDED / source).is_dir() or (found := Path(source).expanduser()).is_dir():
             link_checkpoint(found, aside)
         else:

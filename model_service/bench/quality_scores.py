@@ -36,6 +36,7 @@ class Scores:
     tokens: int
     top1_agreement: float
     mean_kl: float  # nats a token, of this format from float32
+    logits_error: float  # root of the mean square, in parts of float32's own
     bits_per_character: float
     reference_bits_per_character: float
     alone_agreement: float
@@ -71,6 +72,7 @@ def score(folder: Path, weights: str, device: str, eos_token_id: int, texts: Seq
         sums.tokens,
         sums.same / sums.tokens,
         sums.kl / sums.tokens,
+        math.sqrt(sums.squared_error / sums.squares),
         sums.nats / math.log(2) / characters,
         sums.reference_nats / math.log(2) / characters,
         *independence,
@@ -127,7 +129,7 @@ class _Sums:
 
     def __init__(self) -> None:
         self.tokens = self.same = 0
-        self.kl = self.nats = self.reference_nats = 0.0
+        self.kl = self.nats = self.reference_nats = self.squared_error = self.squares = 0.0
 
     def add(self, reference: "Tensor", logits: "Tensor", token_ids: list[int]) -> None:
         """Add tokens with the logits (N, V) they are drawn from, in both number formats."""
@@ -136,6 +138,8 @@ class _Sums:
         drawn = torch.tensor(token_ids, device=logits.device)[:, None]
         ours, plain = logits.double().log_softmax(dim=-1), reference.double().log_softmax(dim=-1)
         self.tokens += len(token_ids)
+        self.squared_error += float((logits - reference).double().square().sum())
+        self.squares += float(reference.double().square().sum())
         self.same += int((ours.argmax(dim=-1) == plain.argmax(dim=-1)).sum())
         self.kl += float((plain.exp() * (plain - ours)).sum())
         self.nats -= float(ours.gather(-1, drawn).sum())

@@ -169,6 +169,8 @@ def test_quality_finds_float32_equal_to_itself_and_int8_a_little_off_and_blind_t
     assert (plain["weights"], small["weights"]) == ("float32", "int8")
     assert (plain["top1_agreement"], plain["mean_kl"], plain["bits_per_character_change"]) == (1, 0, 0)
     assert plain["bits_per_character"] > 8, "a random model knows nothing of 257 tokens"
+    assert plain["logits_error"] < 1e-5
+    assert 1e-4 < small["logits_error"] < 0.05
     assert 0 < small["mean_kl"] < 0.01
     assert 0.9 < small["top1_agreement"] <= 1
     assert plain["strangers_difference"] < 1e-4
