@@ -7,6 +7,7 @@ stages; where the engine finds that one batch is faster, both are the same and w
 
 import asyncio
 import itertools
+import math
 import statistics
 import time
 from collections.abc import Sequence as Seq
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from model_service.engine.engine import Engine
     from model_service.engine.flights import Flights
     from model_service.engine.micro_batches import MicroBatches
-    from model_service.models.shape import Shape
 
 IN_FLIGHT = (8, 32, 64, 128)
 PROMPT_LEN = 16
 NEW_TOKENS = 64
+TIMED = 9  # passes, to find out what a layer takes
 WARM_UP = 2  # rounds in which the engine finds out what is faster
 
 
@@ -57,7 +58,9 @@ def measure(source: str, in_flight: Seq[int], num_stages: int, rounds: int, sess
     with session.bar(len(in_flight)) as bar:
         for number in in_flight:
             bar.now(f"{model.name}, {number} in flight")
-            founds.append(in_child(session.log, "pipeline.compared", model.folder, number, num_stages, rounds))
+            layer_s, head_s = in_child(session.log, "pipeline.times", model.folder, math.ceil(number / num_stages))
+            layers = even(model.config["n_layer"], num_stages, layer_s, head_s)
+            founds.append(in_child(session.log, "pipeline.compared", model.folder, number, layers, rounds))
             bar.step()
     rows = [_row(model.name, found) for found in founds]
     objects = [
@@ -69,26 +72,34 @@ def measure(source: str, in_flight: Seq[int], num_stages: int, rounds: int, sess
         }
         for f in founds
     ]
-    columns = ("model", "in flight", "naive, tokens/s", "ours, tokens/s", "ratio", "micro-batches", "same answers")
-    layers = " and ".join(f"{stage.start}-{stage[-1]}" for stage in founds[0].layers)
-    title = f"Layers {layers} on {num_stages} stages of a core each, float32: all at work beside one at a time."
+    columns = (
+        "model",
+        "in flight",
+        "layers",
+        "naive, tokens/s",
+        "ours, tokens/s",
+        "ratio",
+        "micro-batches",
+        "same answers",
+    )
+    title = f"A model on {num_stages} stages of a core each, float32: all of them at work beside one at a time."
     task = f"{PROMPT_LEN} prompt tokens and {NEW_TOKENS} new ones, greedily; medians of {rounds} alternating rounds."
     return Report("pipeline", title, columns, rows, objects, (task, f"Machine: {machine.line}."))
 
 
 def _row(name: str, found: Found) -> list[str]:
     speeds = [f"{found.naive:.1f}", f"{found.pipelined:.1f}", f"{found.ratio:.2f}"]
-    return [name, str(found.in_flight), *speeds, str(found.micro_batches), f"{found.same:.0%}"]
+    layers = ", ".join(f"{stage.start}-{stage[-1]}" for stage in found.layers)
+    return [name, str(found.in_flight), layers, *speeds, str(found.micro_batches), f"{found.same:.0%}"]
 
 
-def compared(folder: Path, in_flight: int, num_stages: int, rounds: int) -> Found:
+def compared(folder: Path, in_flight: int, layers: list[range], rounds: int) -> Found:
     """Measure both ways in turn. Runs in a child process, which must not keep the stages' cores busy."""
     from model_service.engine.micro_batches import MicroBatches
     from model_service.engine.stage_process import share_cores, split_over_processes
     from model_service.engine.stage_wire import Part
-    from model_service.models.loading import open_checkpoint
 
-    layers = even(open_checkpoint(str(folder)).shape, num_stages)
+    num_stages = len(layers)
     parts = [
         Part(str(folder), part, "float32", in_flight, cores)
         for part, cores in zip(layers, share_cores(num_stages), strict=True)
@@ -153,18 +164,48 @@ class _Kept:
         """Stay."""
 
 
-def even(shape: "Shape", num_stages: int) -> list[range]:
-    """Divide the layers so that the stage with the most to multiply has the least; the head counts, embeddings do not.
+def even(n_layer: int, num_stages: int, layer_s: float, head_s: float) -> list[range]:
+    """Divide the layers so that the slowest stage is as fast as can be, by what a layer and the head take here."""
+    cuts = itertools.combinations(range(1, n_layer), num_stages - 1)
+    bounds = min(((0, *cut, n_layer) for cut in cuts), key=lambda bounds: slowest(bounds, layer_s, head_s))
+    return [range(start, end) for start, end in itertools.pairwise(bounds)]
 
-    Numbers of weights stand for the time of a pass.
-    """
-    layer = 4 * shape.n_embd**2 + 2 * shape.n_embd * shape.inner_size
-    head = shape.vocab_size * shape.n_embd
 
-    def slowest(bounds: Seq[int]) -> int:
-        counts = [layer * (end - start) for start, end in itertools.pairwise(bounds)]
-        return max(*counts[:-1], counts[-1] + head) if num_stages > 1 else 0
+def slowest(bounds: Seq[int], layer_s: float, head_s: float) -> float:
+    """Return the seconds of the slowest stage; bounds: where the stages begin, and the last one ends."""
+    *others, last = (layer_s * (end - start) for start, end in itertools.pairwise(bounds))
+    return max(*others, last + head_s)
 
-    cuts = itertools.combinations(range(1, shape.n_layer), num_stages - 1)
-    best = min(((0, *cut, shape.n_layer) for cut in cuts), key=slowest)
-    return [range(start, end) for start, end in itertools.pairwise(best)]
+
+def times(folder: Path, rows: int) -> tuple[float, float]:
+    """Return the seconds of a layer, and of norm, head and drawing, for so many sequences on one core."""
+    import torch
+
+    from model_service.engine.forward import TorchForward
+    from model_service.engine.runner import ModelRunner
+    from model_service.engine.scheduler import Chunk
+    from model_service.engine.sequence import SamplingParams, Sequence
+    from model_service.models.loading import open_checkpoint
+
+    torch.set_num_threads(1)
+    opened = open_checkpoint(str(folder))
+    length = PROMPT_LEN + NEW_TOKENS // 2
+    chunks = []
+    for slot in range(rows):
+        sequence = Sequence(slot, [slot] * length, SamplingParams(temperature=0), seed=0)
+        sequence.slot = slot
+        chunks.append(Chunk(sequence, length - 1, length))
+    first, last = (
+        TorchForward(opened.read(layers=layers), rows)
+        for layers in (range(1), range(opened.shape.n_layer - 1, opened.shape.n_layer))
+    )
+    runner, taken = ModelRunner(last), []
+    with torch.inference_mode():
+        for _ in range(TIMED):
+            began = time.perf_counter()
+            x = first.hidden(chunks)
+            between = time.perf_counter()
+            runner.draw(chunks, last.hidden(chunks, x))
+            taken.append((between - began, time.perf_counter() - between))
+    layer_s, with_head_s = (statistics.median(column) for column in zip(*taken, strict=True))
+    return layer_s, max(0.0, with_head_s - layer_s)
