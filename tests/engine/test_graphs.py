@@ -13,9 +13,9 @@ from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.runner import ModelRunner
 from model_service.engine.scheduler import Chunk, Copy, Scheduler
 from model_service.engine.sequence import SamplingParams, Sequence
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 from model_service.models.loading import read_checkpoint
-from tests.support.tiny_models import save_tiny_generator
+from tests.support.tiny_models import save_tiny_generator, save_tiny_gptj
 
 NUM_SLOTS = 6
 GREEDY = SamplingParams(max_tokens=30, temperature=0)
@@ -31,12 +31,12 @@ KINDS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> GPT2:
-    return read_checkpoint(str(save_tiny_generator(tmp_path_factory.mktemp("tiny")))).model
+@pytest.fixture(scope="module", params=[save_tiny_generator, save_tiny_gptj], ids=["gpt2", "gptj"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
+    return read_checkpoint(str(request.param(tmp_path_factory.mktemp("tiny")))).model
 
 
-def graph_runner(model: GPT2, graphs: EagerGraphs | None = None) -> GraphRunner:
+def graph_runner(model: Decoder, graphs: EagerGraphs | None = None) -> GraphRunner:
     """Buckets so small that the tests pass through several."""
     return GraphRunner(TorchForward(model, NUM_SLOTS), graphs or EagerGraphs(), smallest_context=16)
 
@@ -82,7 +82,7 @@ def run(runner: ModelRunner, arriving: list[Sequence], *, every: int = 2, num_sl
     return sizes
 
 
-def test_captured_steps_equal_the_plain_runner_through_joins_ends_moves_and_chunks(model: GPT2) -> None:
+def test_captured_steps_equal_the_plain_runner_through_joins_ends_moves_and_chunks(model: Decoder) -> None:
     ours, plain = sequences(), sequences()
     sizes = run(graph_runner(model), ours)
     run(ModelRunner(TorchForward(model, NUM_SLOTS)), plain)
@@ -92,7 +92,7 @@ def test_captured_steps_equal_the_plain_runner_through_joins_ends_moves_and_chun
 
 
 def test_a_draw_that_needs_more_than_the_sorted_head_is_made_again(
-    model: GPT2, monkeypatch: pytest.MonkeyPatch
+    model: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode_step, "CANDIDATES", 2)
     runner = graph_runner(model)
@@ -106,7 +106,7 @@ def test_a_draw_that_needs_more_than_the_sorted_head_is_made_again(
     assert [s.token_ids for s in ours] == [s.token_ids for s in plain]
 
 
-def test_a_text_does_not_depend_on_what_runs_beside_it(model: GPT2) -> None:
+def test_a_text_does_not_depend_on_what_runs_beside_it(model: Decoder) -> None:
     together, alone = sequences(), sequences()
     run(graph_runner(model), together)
     for a, b in zip(together, alone, strict=True):
@@ -132,7 +132,7 @@ class Counted(EagerGraphs):
         return counted
 
 
-def test_a_bucket_is_captured_once_and_serves_every_size_below_it(model: GPT2) -> None:
+def test_a_bucket_is_captured_once_and_serves_every_size_below_it(model: Decoder) -> None:
     graphs = Counted()
     runner = graph_runner(model, graphs)
     run(runner, sequences())
@@ -146,7 +146,7 @@ def test_a_bucket_is_captured_once_and_serves_every_size_below_it(model: GPT2) -
     assert graphs.runs > 4 * first
 
 
-def test_rows_that_go_on_upload_nothing(model: GPT2, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_go_on_upload_nothing(model: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = graph_runner(model)
     staged: list[int] = []
     stage = runner._step.stage
@@ -160,7 +160,7 @@ def test_rows_that_go_on_upload_nothing(model: GPT2, monkeypatch: pytest.MonkeyP
     assert len(staged) <= 4
 
 
-def test_a_prompt_read_token_by_token_is_read_as_it_stands(model: GPT2) -> None:
+def test_a_prompt_read_token_by_token_is_read_as_it_stands(model: Decoder) -> None:
     """Its tokens are what was written, not what the model would have gone on with."""
     slow, quick = (Sequence(0, list(range(60, 90)), GREEDY, seed=0) for _ in range(2))
     slow.slot = 0
@@ -173,12 +173,12 @@ def test_a_prompt_read_token_by_token_is_read_as_it_stands(model: GPT2) -> None:
     torch.testing.assert_close(runner._step._logits[0], logits_after(model, quick))
 
 
-def logits_after(model: GPT2, sequence: Sequence) -> torch.Tensor:
+def logits_after(model: Decoder, sequence: Sequence) -> torch.Tensor:
     forward = TorchForward(model, 1)
     return forward.logits(forward.hidden([Chunk(sequence, 0, len(sequence.token_ids))])[-1:])[0]
 
 
-def test_idle_rows_and_warm_up_never_change_what_a_slot_holds(model: GPT2) -> None:
+def test_idle_rows_and_warm_up_never_change_what_a_slot_holds(model: Decoder) -> None:
     forward = TorchForward(model, NUM_SLOTS)
     runner = GraphRunner(forward, EagerGraphs(), smallest_context=16)
     numbers = torch.Generator().manual_seed(1)
@@ -195,7 +195,7 @@ def test_idle_rows_and_warm_up_never_change_what_a_slot_holds(model: GPT2) -> No
         assert all(place == [4, 20] or place[1] == last for place in changed)
 
 
-def test_a_full_context_is_used_to_its_last_token(model: GPT2) -> None:
+def test_a_full_context_is_used_to_its_last_token(model: Decoder) -> None:
     params = SamplingParams(max_tokens=model.shape.n_positions - 3, temperature=0)
     pairs = [[Sequence(i, [i, 2, 3], params, seed=i) for i in range(3)] for _ in range(2)]
     run(graph_runner(model), pairs[0])
@@ -204,7 +204,7 @@ def test_a_full_context_is_used_to_its_last_token(model: GPT2) -> None:
     assert all(len(s.token_ids) == model.shape.n_positions for s in pairs[0])
 
 
-def test_numbers_that_break_end_their_own_row_only(model: GPT2) -> None:
+def test_numbers_that_break_end_their_own_row_only(model: Decoder) -> None:
     forward = TorchForward(model, NUM_SLOTS)
     runner = GraphRunner(forward, EagerGraphs())
     pair = [Sequence(i, [5, 6, 7 + i], GREEDY, seed=0) for i in range(2)]

@@ -11,28 +11,29 @@ from model_service.engine.decode_step import DRAW_MODES, DecodeStep
 from model_service.engine.forward import TorchForward
 from model_service.engine.graph_runner import GraphRunner
 from model_service.engine.runner import ModelRunner
-from model_service.models.gpt2 import GPT2
+from model_service.models.decoder import Decoder
 from model_service.models.loading import read_checkpoint
 from model_service.models.lora import Adapter, Host, read_adapter
 from tests.engine.test_adapter_places import asking
 from tests.engine.test_graphs import NUM_SLOTS, run, sequences
 from tests.support.adapters import save_adapter
 from tests.support.recorded_graphs import HostWaits, RecordedGraphs
-from tests.support.tiny_models import save_tiny_generator
+from tests.support.tiny_models import save_tiny_generator, save_tiny_gptj
+
+
+@pytest.fixture(scope="module", params=[save_tiny_generator, save_tiny_gptj], ids=["gpt2", "gptj"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made: Path = request.param(tmp_path_factory.mktemp("tiny"))
+    return made
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_generator(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def model(folder: Path) -> GPT2:
+def model(folder: Path) -> Decoder:
     return read_checkpoint(str(folder)).model
 
 
 @pytest.fixture(scope="module")
-def adapters(folder: Path, model: GPT2, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
+def adapters(folder: Path, model: Decoder, tmp_path_factory: pytest.TempPathFactory) -> list[Adapter]:
     root = tmp_path_factory.mktemp("adapters")
     ranks = (2, 16, 4)
     return [
@@ -40,12 +41,12 @@ def adapters(folder: Path, model: GPT2, tmp_path_factory: pytest.TempPathFactory
     ]
 
 
-def runner(model: GPT2) -> GraphRunner:
+def runner(model: Decoder) -> GraphRunner:
     graphs = RecordedGraphs()
     return GraphRunner(CapturedForward(model, NUM_SLOTS, graphs), graphs, smallest_context=16)
 
 
-def test_replayed_steps_make_the_tokens_of_the_plain_runner(model: GPT2) -> None:
+def test_replayed_steps_make_the_tokens_of_the_plain_runner(model: Decoder) -> None:
     ours, plain = sequences(), sequences()
     run(runner(model), ours)
     run(ModelRunner(TorchForward(model, NUM_SLOTS)), plain)
@@ -53,7 +54,7 @@ def test_replayed_steps_make_the_tokens_of_the_plain_runner(model: GPT2) -> None
         assert a.token_ids == b.token_ids, a.params
 
 
-def test_replayed_steps_serve_adapters_that_come_later(model: GPT2, adapters: list[Adapter]) -> None:
+def test_replayed_steps_serve_adapters_that_come_later(model: Decoder, adapters: list[Adapter]) -> None:
     replayed = runner(model)
     first, ours, plain = asking(adapters[:1], 4), asking(adapters), asking(adapters)
     run(replayed, first)
@@ -64,7 +65,7 @@ def test_replayed_steps_serve_adapters_that_come_later(model: GPT2, adapters: li
 
 @pytest.mark.parametrize("mode", DRAW_MODES)
 @torch.inference_mode()
-def test_no_draw_lets_the_host_wait(model: GPT2, mode: str) -> None:
+def test_no_draw_lets_the_host_wait(model: Decoder, mode: str) -> None:
     step = DecodeStep(model, TorchForward(model, 4).cache, 4)
     RecordedGraphs().capture(step.draw_work(3, mode))()
 
