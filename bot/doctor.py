@@ -124,7 +124,9 @@ async def service(settings: Settings) -> AsyncIterator[Finding]:
             return
     if not ready:
         remedy = f"wait; if it stays so, look into {settings.home}/logs/service.log"
-        yield Finding("service", f"{where} answers, but its models are not all ready", remedy)
+        waiting = [f"{card['id']} {card['state']}" for card in cards if card.get("state") in ("loading", "failed")]
+        told = f": {', '.join(waiting)}" if waiting else ""
+        yield Finding("service", f"{where} answers, but its models are not all ready{told}", remedy)
     else:
         yield Finding("service", f"ready at {where}")
     for finding in models(settings, cards):

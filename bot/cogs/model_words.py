@@ -31,7 +31,7 @@ def overview(cards: Sequence[Json], live: str, default: str) -> discord.Embed:
     if len(shown) < len(lines):
         lines = [*lines[: len(shown)], f"… and {len(lines) - len(shown)} more."]
     embed = discord.Embed(title="Models", description="\n".join(lines) or "There are none.", colour=COLOUR)
-    return embed.set_footer(text="🎤 tells the jokes here · 📌 is always loaded")
+    return embed.set_footer(text="🎤 tells the jokes here · 📌 always loaded")
 
 
 def describe(card: Json, *, is_live: bool) -> str:

@@ -45,7 +45,7 @@ class ModelsCog(commands.Cog, name="Models"):
         await self._show(ctx)
 
     @subcommand(model, "Choose the model that tells jokes here (moderators).", name="set", usage="<name>")
-    @app_commands.describe(name="Its name, as `models` lists it.")
+    @app_commands.describe(name="Its name, as /models lists it.")
     async def set_(self, ctx: Context, *, name: str) -> None:
         """Choose the model that tells jokes here (moderators); one that is not loaded loads at the first joke."""
         if ctx.guild is None:

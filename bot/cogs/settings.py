@@ -8,9 +8,9 @@ from discord.ext import commands
 
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_command
-from bot.cogs.settings_words import about, command_help, overview
+from bot.cogs.settings_words import about, command_help, not_ready, overview
 from bot.config import BotSettings
-from bot.errors import BadInput
+from bot.errors import BadInput, BotError
 from bot.service_client import ServiceClient
 from bot.ui.failures import nearest_name, shown_prefix
 from bot.ui.replies import Context, say
@@ -37,11 +37,11 @@ class SettingsCog(commands.Cog, name="About"):
     async def about(self, ctx: Context) -> None:
         """Say what this bot is, what runs behind it, and how it is doing."""
         async with ctx.typing():
-            is_ready = await self._client.ready()
+            models = await self._health()
         live = await self._models.live(ctx.guild.id if ctx.guild else None)
         uptime_s = time.monotonic() - self._started_at
         prefix = self._settings.prefix
-        embed = about(live, uptime_s, prefix, is_ready=is_ready, message_content=self._message_content)
+        embed = about(live, models, uptime_s, prefix, message_content=self._message_content)
         if self._playground:
             where = "In the playground, a stand-in for Discord on this machine."
             embed.add_field(name="Where we are", value=where, inline=False)
@@ -52,12 +52,11 @@ class SettingsCog(commands.Cog, name="About"):
         """Check the way to Discord and to the model service."""
         async with ctx.typing():
             started = time.perf_counter()
-            is_ready = await self._client.ready()
+            models = await self._health()
             service_ms = (time.perf_counter() - started) * 1000
         latency = ctx.bot.latency
         discord_ms = f"{latency * 1000:.0f} ms" if latency == latency and latency < 60 else "just connected"
-        service = f"ready, {service_ms:.0f} ms" if is_ready else "not ready; try again in a minute"
-        await say(ctx, f"🏓 Discord: {discord_ms} · models: {service}")
+        await say(ctx, f"🏓 Discord: {discord_ms} · models: {models} ({service_ms:.0f} ms)")
 
     @hybrid_command("What I can do, and how to ask for it.", usage="[command]")
     @app_commands.describe(command="A command to explain.")
@@ -76,6 +75,15 @@ class SettingsCog(commands.Cog, name="About"):
             hint = f" Did you mean `{nearest}`?" if nearest else ""
             raise BadInput(f"There is no command `{inline(name, 40)}`.{hint}")
         await say(ctx, embed=command_help(found, shown_prefix(ctx)))
+
+    async def _health(self) -> str:
+        """Say how the models are; one that loads when it is asked is as good as ready."""
+        if await self._client.ready():
+            return "ready"
+        try:
+            return not_ready(await self._client.models())
+        except BotError:
+            return not_ready([])
 
 
 def _shown(cogs: Iterable[commands.Cog]) -> list[commands.Cog]:

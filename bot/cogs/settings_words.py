@@ -6,6 +6,7 @@ from typing import Any
 import discord
 from discord.ext import commands
 
+from bot.service_client import Json
 from bot.ui.text import inline
 
 COLOUR = 0xF5A623
@@ -41,8 +42,8 @@ def command_help(command: commands.Command[Any, ..., Any], prefix: str) -> disco
     return embed
 
 
-def about(live_model: str, uptime_s: float, prefix: str, *, is_ready: bool, message_content: bool) -> discord.Embed:
-    """Who I am."""
+def about(live_model: str, models: str, uptime_s: float, prefix: str, *, message_content: bool) -> discord.Embed:
+    """Who I am. models: how they are."""
     embed = discord.Embed(
         title="Punchline",
         description=(
@@ -52,11 +53,18 @@ def about(live_model: str, uptime_s: float, prefix: str, *, is_ready: bool, mess
         colour=COLOUR,
     )
     embed.add_field(name="Jokes here are told by", value=f"`{inline(live_model, 100)}`")
-    embed.add_field(name="Models", value="ready" if is_ready else "not ready; try again in a minute")
+    embed.add_field(name="Models", value=models)
     embed.add_field(name="Up for", value=_uptime(uptime_s))
     if not message_content:
         embed.add_field(name="Please note", value=NO_MESSAGE_CONTENT.format(prefix=prefix), inline=False)
     return embed.set_footer(text=f"{prefix}help lists what I can do · {prefix}privacy says what I keep")
+
+
+def not_ready(cards: Sequence[Json]) -> str:
+    """Say what keeps the models from being ready, without naming those of other servers."""
+    states = [str(card.get("state")) for card in cards]
+    counts = [f"{states.count(state)} {state}" for state in ("loading", "failed") if state in states]
+    return f"{', '.join(counts)}; `/models` says more" if counts else "not ready; try again in a minute"
 
 
 def _lines(command: commands.Command[Any, ..., Any], prefix: str) -> list[str]:

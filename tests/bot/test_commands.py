@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fake_service import FakeService
+from tests.support.fake_service import FakeService, card
 from tests.support.people import Person
 from tests.support.stage import Stage, on_stage
 
@@ -120,7 +120,11 @@ async def test_help_has_every_command_and_explains_one(stage: Stage) -> None:
 
 async def test_about_and_ping_tell_how_the_service_is(service: FakeService, stage: Stage) -> None:
     assert "jokes-mini" in words(await ask(stage.robin, "!about"))
-    assert "models: ready" in words(await ask(stage.robin, "!ping"))
+    assert "models: ready (" in words(await ask(stage.robin, "!ping"))
+    service.ready = False
+    service.models = [card("jokes-mini"), card("gpt2", state="loading"), card("gpt2-xl", state="failed")]
+    assert "models: 1 loading, 1 failed; `/models` says more (" in words(await ask(stage.robin, "!ping"))
+    assert "1 loading, 1 failed" in words(await ask(stage.robin, "!about"))
     await service.stop()
     assert "not ready" in words(await ask(stage.robin, "!about"))
     assert "not ready" in words(await ask(stage.robin, "!ping"))

@@ -12,7 +12,9 @@ from bot import doctor
 from bot.config import BotSettings, Settings
 from bot.doctor import Finding, findings
 from bot.playground import Playground
+from model_service.config import ServiceSettings
 from tests.operations.builders import short_folder
+from tests.support.fake_service import FakeService, card
 
 
 @pytest.fixture
@@ -114,6 +116,20 @@ def test_a_model_that_is_not_loaded_is_fine_and_one_that_failed_says_why(home: P
     assert joke == Finding("model", "jokes-mini (joke_model): not loaded; it loads when asked")
     assert sentiment.seen == "sentiment-mini (sentiment_model) could not be loaded: config.json is missing"
     assert sentiment.remedy == "look into logs/service.log"
+
+
+async def test_a_service_that_is_not_ready_says_which_models_it_waits_for(home: Path) -> None:
+    async with FakeService() as fake:
+        settings = Settings(home=home, service=ServiceSettings(socket=fake.socket_path))
+        fake.models = [card("jokes-mini"), card("sentiment-mini", "classify", state="unloaded")]
+        (service,) = await seen(settings, "service")
+        assert (service.seen, service.remedy) == (f"ready at {fake.socket_path}", "")
+        assert not any(finding.remedy for finding in await seen(settings, "model"))
+        fake.ready = False
+        fake.models += [card("gpt2", state="loading"), card("gpt2-xl", state="failed", error="no room")]
+        (service,) = await seen(settings, "service")
+        assert service.seen.endswith("its models are not all ready: gpt2 loading, gpt2-xl failed")
+        assert service.remedy.startswith("wait; if it stays so, look into ")
 
 
 def test_a_home_that_others_may_write_is_a_problem(home: Path) -> None:
