@@ -183,6 +183,11 @@ class Pool:
         """Describe one model, in whatever state. Raises ModelNotFound."""
         return self._held(self._entry(model_id))
 
+    @property
+    def num_in_memory(self) -> int:
+        """How many models take room, those included that still end what they began."""
+        return len(self._memory.placements)
+
     def devices(self) -> Sequence[DeviceUse]:
         """List the devices, and what the models in memory take of them."""
         return self._planner.devices(self._memory.placements)
