@@ -41,6 +41,31 @@ async def test_a_real_model_answers_every_command(real_service: ServiceProcess, 
         await stage.robin.wait_for(lambda m: m["content"] == first["content"] and "message_reference" not in m)
 
 
+async def test_a_model_that_is_not_loaded_loads_when_asked_and_says_so(tmp_path: Path) -> None:
+    generator = save_tiny_generator(tmp_path / "jokes", n_positions=512)
+    tables = model_table("jokes-mini", generator) + model_table("tiny", generator)
+    with running_service(tables, "preload = false") as service:
+        async with on_stage(service.socket_path, tmp_path) as stage:
+            before = words(await ask(stage.robin, "!models"))
+            assert before.count("⚪ not loaded (loads when asked)") == 2
+            assert "models: ready" in words(await ask(stage.robin, "!ping"))
+            assert "loads at the first joke" in words(await ask(stage.morgan, "!model set tiny"))
+            joke = await ask(stage.robin, "!joke", timeout_s=60)
+            shown = [version["content"] for version in stage.robin.versions[joke["id"]]]
+            assert any(content.startswith("⏳ Loading tiny … ") for content in shown), shown
+            assert not joke["content"].startswith("⏳")
+            after = await ask(stage.robin, "!models")
+            assert "🎤 **`tiny`**\n-# 🟢 ready" in words(after)
+            assert "⚪ not loaded" in words(after)
+            [picture] = after["attachments"]
+            assert "tiny " in picture["description"]
+            offered = await stage.morgan.autocomplete("model set", "name", name="")
+            assert [choice["name"] for choice in offered] == [
+                "jokes-mini · not loaded",
+                "tiny · ready, tells the jokes here",
+            ]
+
+
 async def test_many_at_once_and_a_stop_in_the_middle(real_service: ServiceProcess, tmp_path: Path) -> None:
     async with on_stage(real_service.socket_path, tmp_path) as stage:
         for number in range(12):
