@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model_service.models.room import room
+
 INT8_MULTIPLE = 32  # torch's kernel reads whole tiles: other sizes are padded
-INT8_ROWS = 1024  # quantised at a time: a head has fifty thousand, and its float32 copies would not fit beside it
+INT8_ROWS = 128  # quantised at a time: a head has fifty thousand, and its float32 copies would not fit beside it
 
 
 class Linear(Protocol):
@@ -65,11 +67,13 @@ def to_int8(linear: Linear) -> Int8:
     assert isinstance(linear, Affine)
     (out, width), device = linear.weight.shape, linear.weight.device
     padded_out, padded_width = (size + -size % INT8_MULTIPLE for size in (out, width))
-    values = torch.zeros(padded_out, padded_width, dtype=torch.int8, device=device)
+    values = room((padded_out, padded_width), torch.int8, device).zero_()
     scales = torch.zeros(padded_out, device=device)
+    scratch = room((INT8_ROWS, width), torch.float32, device)
     for start in range(0, out, INT8_ROWS):
         rows = linear.weight[start : start + INT8_ROWS].float()
-        part = scales[start : start + len(rows)] = rows.abs().amax(dim=1) / 127
-        values[start : start + len(rows), :width] = (rows / part.clamp(min=1e-30)[:, None]).round().to(torch.int8)
+        part = scales[start : start + len(rows)] = torch.linalg.vector_norm(rows, torch.inf, dim=1) / 127
+        torch.div(rows, part.clamp(min=1e-30)[:, None], out=scratch[: len(rows)])
+        values[start : start + len(rows), :width] = scratch[: len(rows)].round_()
     bias = torch.zeros(out, device=device) if linear.bias is None else linear.bias.float()
     return Int8(values, scales, bias)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from model_service.models.folder import CheckpointError, convert_hint, pickles, read_json
 from model_service.models.layout import Sizes, needed, tensor_sizes
+from model_service.models.room import room
 from model_service.models.safetensors_file import Entry, read_entries
 from model_service.models.shape import Shape
 
@@ -90,6 +91,7 @@ class Reading(Mapping[str, Tensor]):
         """count: called with how many bytes of the files were read since the last call."""
         self._files, self._dtype, self._device, self._count = files, dtype, device, count
         self._in_use: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
+        self._buffer = torch.empty(PIECE_BYTES, dtype=torch.uint8)
 
     def __getitem__(self, name: str) -> Tensor:
         """Return a tensor; linears' matrices are (out, in). Raises KeyError, and CheckpointError if the disk fails."""
@@ -116,7 +118,7 @@ class Reading(Mapping[str, Tensor]):
 
     def _read(self, entry: Entry, *, turned: bool) -> Tensor:
         sizes = entry.sizes[::-1] if turned else entry.sizes
-        tensor = torch.empty(sizes, dtype=self._dtype, device=self._device)
+        tensor = room(sizes, self._dtype, self._device)
         rows = tensor.T if turned else tensor
         with _opened(entry) as file:
             for start, piece in self._pieces(entry, file):
@@ -124,12 +126,14 @@ class Reading(Mapping[str, Tensor]):
         return tensor
 
     def _pieces(self, entry: Entry, file: BufferedReader) -> Iterator[tuple[int, Tensor]]:
-        """Read some rows at a time into one buffer; give the first one's number with them, as they are stored."""
-        num_rows = entry.sizes[0]
-        at_once = max(1, PIECE_BYTES * num_rows // entry.size_bytes)
-        buffer = torch.empty(min(num_rows, at_once), *entry.sizes[1:], dtype=FLOATS[entry.dtype])
+        """Read some rows at a time into the buffer; give the first one's number with them, as they are stored."""
+        num_rows, row_bytes = entry.sizes[0], entry.size_bytes // entry.sizes[0]
+        at_once = max(1, PIECE_BYTES // row_bytes)
+        if row_bytes > len(self._buffer):
+            self._buffer = torch.empty(row_bytes, dtype=torch.uint8)
         for start in range(0, num_rows, at_once):
-            piece = buffer[: min(at_once, num_rows - start)]
+            count = min(at_once, num_rows - start)
+            piece = self._buffer[: count * row_bytes].view(FLOATS[entry.dtype]).view(count, *entry.sizes[1:])
             if _filled(piece, file, entry) != piece.nbytes:
                 raise CheckpointError(f"{entry.path} ended in the middle of {entry.name}. Download or copy it again.")
             if self._count is not None:
