@@ -82,14 +82,12 @@ def plan(
 
 def _best(case: Case, wanted: Sequence[Wanted]) -> list[Placed]:
     """Place as the module says; what has no place in the end is left out."""
-    placed: list[Placed] = []
-    own = {w.name: case.ways[w.name][:1] for w in wanted}
-    for ways in (own, case.ways):
-        for level in _levels(max((w.max_slots for w in wanted), default=1)):
-            placed = _packed(case, wanted, ways, level)
-            if len(placed) == len(wanted):
-                return placed
-    return placed
+    own = {name: ways[:1] for name, ways in case.ways.items()}
+    for level in _levels(max((w.max_slots for w in wanted), default=1)):
+        placed = _packed(case, wanted, own, level)
+        if len(placed) == len(wanted):
+            return placed
+    return _packed(case, wanted, case.ways, 1)
 
 
 def _levels(most: int) -> Iterator[int]:
