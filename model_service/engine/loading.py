@@ -56,8 +56,10 @@ def load(
         return _classifier(opened, source, model_id, weights, stages, count)
     if len(stages) == 1:
         flights, max_num_seqs, size_bytes = _in_turn(opened, weights, stages[0].device, max_num_seqs, count)
-    else:
+    elif any(on_gpu(stage) for stage in stages):
         flights, max_num_seqs, size_bytes = _in_stages(opened, weights, stages, max_num_seqs, count)
+    else:
+        flights, size_bytes = _in_processes(opened, weights, stages, max_num_seqs, count)
     config = EngineConfig(
         model_id=model_id,
         context_len=opened.shape.n_positions,
@@ -181,6 +183,22 @@ def _in_stages(
         num_slots = fitting_slots([part for part in parts if part.device == device], num_slots)
     forwards = [gpu_forward(p, num_slots) if p.device.type == "cuda" else TorchForward(p, num_slots) for p in parts]
     return pipelined(forwards), num_slots, sum(forward.size_bytes for forward in forwards)
+
+
+def _in_processes(
+    opened: OpenCheckpoint, weights: str, stages: tuple[Stage, ...], num_slots: int, count: Count
+) -> tuple[Flights, int]:
+    """Return a model that is split over parts of the CPU, each in a process that reads its own, and its bytes."""
+    from model_service.engine.pipeline import Pipeline
+    from model_service.engine.stage_process import ProcessStages, share_cores
+    from model_service.engine.stage_wire import Part
+
+    cores = share_cores(len(stages))
+    folder = str(opened.folder)
+    running = ProcessStages(
+        [Part(folder, s.layers, weights, num_slots, some) for s, some in zip(stages, cores, strict=True)], count
+    )
+    return Pipeline(running), running.size_bytes
 
 
 def _classifier(

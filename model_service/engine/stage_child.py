@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -14,7 +15,6 @@ from model_service.engine.forward import TorchForward
 from model_service.engine.stage import StageWorker, serve
 from model_service.engine.stage_wire import DropAdapter, HowFar, Part, packed, portable, unpacked
 from model_service.models.loading import open_checkpoint
-from model_service.models.stored import Progress, counted
 
 
 def main(numbers: list[str]) -> None:
@@ -33,7 +33,7 @@ def _loaded(control: "Connection[Any, Any]") -> StageWorker | None:
         if part.cores:
             os.sched_setaffinity(0, part.cores)
             torch.set_num_threads(len(part.cores))
-        worker = _load(part, lambda done, total: control.send(HowFar(done, total)))
+        worker = _load(part, lambda num_bytes: control.send(HowFar(num_bytes)))
     except BrokenPipeError:
         raise
     except Exception as error:
@@ -43,10 +43,8 @@ def _loaded(control: "Connection[Any, Any]") -> StageWorker | None:
     return worker
 
 
-def _load(part: Part, progress: Progress) -> StageWorker:
-    opened = open_checkpoint(part.source)
-    count = counted(progress, opened.files.size_bytes(part.layers))
-    model = opened.read(part.weights, "cpu", part.layers, count)
+def _load(part: Part, count: Callable[[int], None]) -> StageWorker:
+    model = open_checkpoint(part.source).read(part.weights, "cpu", part.layers, count)
     return StageWorker(TorchForward(model, part.num_slots), is_last=model.is_last)
 
 

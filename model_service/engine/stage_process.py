@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,7 +24,8 @@ from model_service.engine.pipeline import Pipeline
 from model_service.engine.stage import Landed, Message
 from model_service.engine.stage_wire import DropAdapter, HowFar, Part, ReadAdapter, packed
 from model_service.models.lora import Adapter
-from model_service.models.stored import Progress
+
+Count = Callable[[int], None]
 
 CHILD = "model_service.engine.stage_child"
 
@@ -31,9 +33,12 @@ CLOSE_LIMIT_S = 30.0  # a stage ends with the step it is in
 
 
 class ProcessStages:
-    """A process for each part of a model. Blocks until all have loaded; raises CheckpointError if one cannot."""
+    """A process for each part of a model. Blocks until all have loaded; raises CheckpointError if one cannot.
 
-    def __init__(self, parts: Seq[Part], progress: Progress | None = None) -> None:
+    count: called with how many bytes of the files were read since the last call.
+    """
+
+    def __init__(self, parts: Seq[Part], count: Count | None = None) -> None:
         ends = [_pair() for _ in range(len(parts) + 1)]  # (written, read) ends of inlet, links, outlet
         controls = [_pair() for _ in parts]
         self._inlet, self._outlet = ends[0][0], ends[-1][1]
@@ -44,17 +49,10 @@ class ProcessStages:
         try:
             for control, part in zip(self._controls, parts, strict=True):
                 control.send(part)
-            self.size_bytes = self._loaded(parts, progress)
+            self.size_bytes = sum(control.wait(count) for control in self._controls)
         except BaseException:
             self.close()
             raise
-
-    def _loaded(self, parts: Seq[Part], progress: Progress | None) -> int:
-        """Wait until all have loaded, the first first; return the bytes of all."""
-        size = 0
-        for control in self._controls:
-            size += control.wait(progress)
-        return size
 
     def __len__(self) -> int:
         """How many there are."""
@@ -118,9 +116,9 @@ class ProcessStages:
         return StageDied("A stage's process has let go of its pipe.")
 
 
-def split_over_processes(parts: Seq[Part], progress: Progress | None = None) -> Pipeline:
+def split_over_processes(parts: Seq[Part], count: Count | None = None) -> Pipeline:
     """Run the parts of a model in a process each. Raises CheckpointError."""
-    return Pipeline(ProcessStages(parts, progress))
+    return Pipeline(ProcessStages(parts, count))
 
 
 def share_cores(num_stages: int) -> list[tuple[int, ...]]:
@@ -155,12 +153,12 @@ class _Control:
                 raise StageDied("A stage's process has ended.") from error
             return self.wait(None)
 
-    def wait(self, progress: Progress | None) -> Any:
+    def wait(self, count: Count | None) -> Any:
         """Wait for an answer, telling how far it is."""
         try:
             while isinstance(answer := self._connection.recv(), HowFar):
-                if progress:
-                    progress(answer.done, answer.total)
+                if count:
+                    count(answer.num_bytes)
         except (EOFError, OSError) as error:
             raise StageDied("A stage's process has ended.") from error
         if isinstance(answer, Exception):

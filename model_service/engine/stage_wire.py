@@ -39,10 +39,9 @@ class DropAdapter:
 
 @dataclass(frozen=True, slots=True)
 class HowFar:
-    """Bytes that are loaded, and all of them."""
+    """Bytes of the files that were read since this was said last."""
 
-    done: int
-    total: int
+    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True)

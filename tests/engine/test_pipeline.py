@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from model_service.engine.engine import Engine
-from model_service.engine.engine_config import EngineConfig
+from model_service.engine.engine_config import EngineConfig, Stage
 from model_service.engine.flights import Flights, InTurn
 from model_service.engine.forward import TorchForward
+from model_service.engine.loading import load
 from model_service.engine.micro_batches import MicroBatches
 from model_service.engine.pipeline import Pipeline, pipelined
 from model_service.engine.runner import ModelRunner
@@ -116,11 +117,27 @@ async def test_a_split_model_answers_what_the_whole_one_answers(folder: Path, en
 
 
 async def test_a_model_split_over_processes_answers_what_the_whole_one_answers(folder: Path) -> None:
+    stages = (Stage("cpu:0", range(2)), Stage("cpu:1", range(2, NUM_LAYERS)))
+    read_so_far: list[tuple[int, int]] = []
+    engine = await asyncio.to_thread(
+        lambda: load(
+            str(folder),
+            "generate",
+            model_id="split",
+            weights="float32",
+            stages=stages,
+            max_num_seqs=NUM_SLOTS,
+            progress=lambda done, total: read_so_far.append((done, total)),
+        )
+    )
+    assert isinstance(engine, Engine)
+    assert engine.device_map == (("layers 0-1", "cpu:0"), ("layers 2-4", "cpu:1"))
+    assert read_so_far == sorted(read_so_far)
+    assert read_so_far[-1][0] == read_so_far[-1][1], "both parts are counted"
     async with engine_on(whole(folder)) as one:
         expected = await answers(one, requests())
-    pipeline = await asyncio.to_thread(in_processes, folder, 2)
-    async with engine_on(pipeline) as engine:
-        check_same(await answers(engine, requests()), expected)
+    check_same(await answers(engine, requests()), expected)
+    await engine.close()
 
 
 async def test_readers_that_leave_in_the_middle_change_nobodys_answer(folder: Path) -> None:
