@@ -19,7 +19,7 @@ from model_service.models.decoder import Decoder, decoder
 from model_service.models.shape import ACTIVATION_NAMES, Shape, shape_of
 from model_service.native.library import why_not
 from tests.engine.test_graphs import run
-from tests.support.tiny_models import decoder_of, tiny_config, tiny_gptj, tiny_gptj_config
+from tests.support.tiny_models import decoder_of, tensors_of, tiny_config, tiny_gptj, tiny_gptj_config
 
 NUM_TOKENS = 8
 PROMPT_LENGTHS = (1, 5, 17, 40, 64)  # read in chunks of at most 24 tokens
@@ -121,8 +121,7 @@ def test_switches_change_what_a_model_says() -> None:
 def test_a_rotary_dim_of_null_turns_the_whole_of_a_single_head() -> None:
     model = tiny_gptj(n_head=1, rotary_dim=32)
     shape = shape_of(model.config.to_dict() | {"rotary_dim": None})
-    tensors = {k.removeprefix("transformer."): v for k, v in model.state_dict().items()}
-    assert torch.equal(logits(decoder(shape, tensors)), logits(decoder_of(model)))
+    assert torch.equal(logits(decoder(shape, tensors_of(model))), logits(decoder_of(model)))
 
 
 @torch.inference_mode()
@@ -205,10 +204,14 @@ def test_parts_one_after_the_other_are_the_whole_bit_for_bit(make: object, tied:
 
 
 def test_a_head_that_is_the_embedding_again_takes_no_room() -> None:
+    """Old checkpoints hold it twice."""
     model = tiny_gpt2()
-    tensors = {k: v.clone() for k, v in model.state_dict().items()}
-    assert "lm_head.weight" in tensors
-    assert decoder_of(model).size_bytes == sum(p.nbytes for p in model.parameters())
+    tensors = {name: tensor.clone() for name, tensor in tensors_of(model).items()}
+    assert torch.equal(tensors["lm_head.weight"], tensors["wte.weight"])
+    shape = shape_of(model.config.to_dict())
+    assert decoder(shape, tensors).size_bytes == sum(p.nbytes for p in model.parameters())
+    tensors["lm_head.weight"] += 1  # then it is the model's own, whatever the config says
+    assert decoder(shape, tensors).size_bytes > sum(p.nbytes for p in model.parameters())
 
 
 @pytest.mark.parametrize(
@@ -249,7 +252,7 @@ def test_a_rotary_dim_without_meaning_is_refused(rotary_dim: int | None, sentenc
 @pytest.mark.parametrize("lacking", ["lm_head.weight", "lm_head.bias", "h.1.attn.k_proj.weight"])
 def test_a_tensor_that_is_missing_is_named(lacking: str) -> None:
     model = tiny_gptj()
-    tensors = {k.removeprefix("transformer."): v for k, v in model.state_dict().items()}
+    tensors = tensors_of(model)
     del tensors[lacking]
     with pytest.raises(KeyError, match=lacking):
         decoder(shape_of(model.config.to_dict()), tensors)

@@ -53,13 +53,16 @@ def tiny_gptj(seed: int = 0, **changes: object) -> GPTJForCausalLM:
 
 
 def decoder_of(model: PreTrainedModel, dtype: torch.dtype = torch.float32, layers: range | None = None) -> Decoder:
-    """Make our model of the weights of transformers' one, or of some of its layers."""
-    tensors = {
-        name.removeprefix("transformer."): tensor.T if ".c_" in name and tensor.ndim == 2 else tensor  # of a Conv1D
+    """Make our model of the weights of transformers' one, or of some of its layers; they may share memory."""
+    return decoder(shape_of(model.config.to_dict()), {k: t.to(dtype) for k, t in tensors_of(model).items()}, layers)
+
+
+def tensors_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the weights of transformers' model by the names, and as `decoder` takes them."""
+    return {
+        name.removeprefix("transformer."): tensor.T.contiguous() if ".c_" in name and tensor.ndim == 2 else tensor
         for name, tensor in model.state_dict().items()
     }
-    copied = {name: tensor.to(dtype).contiguous().clone() for name, tensor in tensors.items()}
-    return decoder(shape_of(model.config.to_dict()), copied, layers)
 
 
 def save_tiny_gptj(folder: Path, seed: int = 0, **changes: object) -> Path:
