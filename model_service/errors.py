@@ -137,7 +137,10 @@ class QueueFull(ServiceError):
 
 
 class ModelLoading(ServiceError):
-    """The model is known but does not answer yet."""
+    """The model is known but does not answer yet.
+
+    percent: how much of it is there; None if that is not known, or others are loaded first. waited_s: the limit, passed.
+    """
 
     status = 503
     default_code = "model_loading"
@@ -145,9 +148,11 @@ class ModelLoading(ServiceError):
     def __init__(
         self, model_id: str, retry_after_s: float = 2.0, *, percent: int | None = None, waited_s: float | None = None
     ) -> None:
-        far = "" if percent is None else f" ({percent} %)"
-        limit = "" if waited_s is None else f" after {waited_s:g} seconds, which is the limit here"
-        super().__init__(f"The model {model_id!a} is still loading{far}{limit}. Try again in a moment.", param="model")
+        doing = "is still loading" if percent is None else f"is still loading ({percent} %)"
+        if waited_s is not None:
+            doing = doing if percent is not None else "still waits for its turn to be loaded"
+            doing += f" after {waited_s:g} seconds, which is the limit here"
+        super().__init__(f"The model {model_id!a} {doing}. Try again in a moment.", param="model")
         self.retry_after_s = retry_after_s
 
 

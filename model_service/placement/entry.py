@@ -63,10 +63,11 @@ class Entry:
         """Forget the model; it may be loaded again."""
         self.slot, self.error, self.why = None, None, why
 
-    def fail(self, reason: str, *, transient: bool) -> None:
-        """Keep why a load failed. transient: it may go better after a pause."""
+    def fail(self, reason: str, *, transient: bool, pause: bool = True) -> None:
+        """Keep why a load failed. transient: it may go better, after a pause unless there is none."""
         self.error, self.transient, self.revive = reason, transient, False
-        self.backoff.failed()
+        if pause:
+            self.backoff.failed()
 
     @property
     def pinned(self) -> bool:

@@ -114,6 +114,7 @@ class LoadingQueue:
         first.victims = [slot for slot in first.victims if slot in self._memory.staying]
         if not first.victims and not await self._choose(first):
             return True
+        first.victims = [slot for slot in first.victims if slot in self._memory.staying]
         if first.victims and not any(slot.num_users for slot in first.victims):
             leaving, first.victims = first.victims, []
             await self._keeper.evict(leaving)

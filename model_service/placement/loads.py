@@ -70,10 +70,12 @@ class Loads:
             "model %s failed to load: %s", name, reason, exc_info=error if log.isEnabledFor(logging.DEBUG) else None
         )
         self._tally.failed(name)
-        entry = job.entry
-        entry.fail(reason, transient=is_transient(error) or getattr(error, "retry_after_s", None) is not None)
-        pause_s = entry.backoff.remaining_s if entry.transient else None
-        job.fail(ModelNoRoom(name, reason) if isinstance(error, NoRoom) else ModelFailed(name, reason, pause_s))
+        entry, no_room = job.entry, isinstance(error, NoRoom)
+        transient = is_transient(error) or getattr(error, "retry_after_s", None) is not None
+        if entry.slot is None:
+            entry.fail(reason, transient=transient, pause=not no_room)  # to look for room again costs nothing
+        pause_s = entry.backoff.remaining_s if transient else None
+        job.fail(ModelNoRoom(name, reason) if no_room else ModelFailed(name, reason, pause_s))
 
     def leave_out(self, job: Job, why: str) -> None:
         """End a job nobody waits for, since there is no room."""
@@ -83,13 +85,17 @@ class Loads:
 
     async def evict(self, slots: Iterable[Slot]) -> None:
         """Let models leave memory, and the adapters on them."""
-        leaving = list(slots)
+        leaving = [slot for slot in slots if self._is_current(slot)]
         with_adapters = [*(adapter for slot in leaving for adapter in self.carried(slot)), *leaving]
         for slot in with_adapters:
             self._entries[slot.spec.name].unload("It left to make room; it is loaded again when somebody asks for it.")
             self._tally.evicted(slot.spec.name)
         await self._memory.remove(with_adapters)
         log.info("evicted: %s", ", ".join(slot.spec.name for slot in with_adapters))
+
+    def _is_current(self, slot: Slot) -> bool:
+        entry = self._entries.get(slot.spec.name)
+        return entry is not None and entry.slot is slot
 
     def carried(self, base: Slot | None) -> list[Slot]:
         """Return the adapters that run on a model."""

@@ -73,10 +73,10 @@ class Pool:
 
     def expect(self, needed: Iterable[ModelSettings], others: Iterable[ModelSettings] = ()) -> None:
         """List the models there are; `ready` is about the needed ones."""
+        needed = tuple(needed)
+        self._needed = tuple(spec.name for spec in needed)
         for spec in (*needed, *others):
             self._entries[spec.name] = Entry(spec)
-            if spec in needed:
-                self._needed += (spec.name,)
 
     def start(self, *, preload: bool = True) -> None:
         """Begin to load the needed models as far as there is room, pinned ones first; without preload, only these."""

@@ -168,4 +168,5 @@ class Visit(Generic[M]):
             return ModelNoRoom(
                 self.model_id, f"{job.blocked} Nothing that could leave became free in {self._limit_s:g} s."
             )
-        return ModelLoading(self.model_id, percent=int(100 * self.progress), waited_s=self._limit_s)
+        percent = int(100 * self.progress) if job is None or job.started else None
+        return ModelLoading(self.model_id, percent=percent, waited_s=self._limit_s)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from model_service.config import ModelSettings, TrainingSettings
-from model_service.errors import Conflict, NotFound, RequestRefused, ServiceError
+from model_service.errors import Conflict, ModelNoRoom, NotFound, RequestRefused, ServiceError
 from model_service.training import registry
 from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
 from model_service.training.examples import Row
@@ -254,6 +254,8 @@ class Jobs:
         source = self._models / registry.folder_name(model_id)
         try:
             await self._pool.load(ModelSettings(name=model_id, source=str(source.resolve())))
+        except ModelNoRoom as error:
+            folder.add_event(f"{error} It is loaded when somebody asks for it.")
         except ServiceError as error:
             return await self._fail(
                 folder, f"The model is trained, but could not be loaded: {error}", "model_load_failed"

@@ -11,6 +11,7 @@ import pytest
 from model_service.errors import ModelFailed, ModelNoRoom, QueueFull, ServiceError
 from model_service.placement.pool import Pool
 from tests.support.shelf import LIMIT_S, Budget, Model, Shelf, reaches, source_of, spec, states
+from tests.support.shelf import source_under as shelf_source
 
 
 def pool_of(
@@ -103,7 +104,7 @@ async def test_a_model_that_is_used_stays_until_its_requests_end_and_takes_no_ne
 
 async def source_under(visit: object) -> str:
     async with asyncio.timeout(LIMIT_S):
-        return cast(Model, await visit.model()).source  # type: ignore[attr-defined]
+        return shelf_source(await visit.model())  # type: ignore[attr-defined]
 
 
 async def test_past_the_limit_the_numbers_are_said_and_the_busy_model_takes_requests_again() -> None:
@@ -133,7 +134,9 @@ async def test_what_is_in_nobodys_way_is_loaded_while_the_first_in_line_waits_fo
 async def test_a_swap_that_does_not_fit_beside_the_old_weights_fails_and_the_old_ones_go_on() -> None:
     pool = Pool(Shelf(), Budget({"gpu": 8}, {"v1": 5, "v2": 5, "v3": 3, "other": 3}), load_limit_s=0.2)
     await pool.load(spec("a", "v1"))
-    with pytest.raises(ModelNoRoom, match=r"it needs 5 bytes, and there is free: gpu 3\..* What it replaces stays until it is there"):
+    with pytest.raises(
+        ModelNoRoom, match=r"it needs 5 bytes, and there is free: gpu 3\..* What it replaces stays until it is there"
+    ):
         await pool.load(spec("a", "v2"))
     assert await source_of(pool, "a") == "v1"
     await pool.load(spec("b", "other"))
@@ -248,3 +251,35 @@ async def test_closing_while_many_wait_ends_every_wait() -> None:
     async with asyncio.timeout(LIMIT_S):
         await closing
     assert shelf.order == ["a"]
+
+
+async def test_who_waits_in_line_for_a_model_that_makes_room_is_told_that_its_turn_had_not_come() -> None:
+    pool = pool_of({"a": 6, "b": 6}, gpu=8, limit_s=0.1)
+    with pool.generating("a") as running:
+        await running.model()
+        with pool.generating("b") as first:
+            assert not await first.arrives(0.02)
+            sentence = r"'a' still waits for its turn to be loaded after 0\.1 seconds"
+            with pool.generating("a") as late, pytest.raises(ServiceError, match=sentence):
+                await late.model()
+
+
+async def test_adapters_leave_with_their_base_and_keep_it_when_they_are_pinned_or_in_use() -> None:
+    shelf = Shelf()
+    shelf.adapters["ours"] = "a"
+    pool = pool_of({"a": 6, "b": 6, "ours": 0}, gpu=8, shelf=shelf)
+    with pool.generating("ours") as visit:
+        assert await source_under(visit) == "ours on a"
+        with pool.generating("b") as waiting:
+            assert not await waiting.arrives(0.05)
+            visit.close()
+            assert await source_under(waiting) == "b"
+    assert states(pool) == {"a": "unloaded", "b": "ready", "ours": "unloaded"}
+    assert await source_of(pool, "ours") == "ours on a"
+    assert states(pool) == {"a": "ready", "b": "unloaded", "ours": "ready"}
+
+    pinned = pool_of({"a": 6, "b": 6, "ours": 0}, gpu=8, shelf=shelf, ours=True)
+    pinned.start(preload=False)
+    await reaches(pinned, "ours", "ready")
+    with pytest.raises(ModelNoRoom, match="Pinned models stay: a"):
+        await source_of(pinned, "b")

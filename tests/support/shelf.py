@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from model_service.config import ModelSettings
+from model_service.placement.adapted import AdaptedGenerator, AdapterFolder
 from model_service.placement.entry import Held
 from model_service.placement.loaded import Generator, Loaded
 from model_service.placement.loads import Progress
@@ -24,14 +25,20 @@ class Model:
         self.source, self.closed, self.alive = source, asyncio.Event(), True
         self.num_running = self.num_waiting = self.reused_tokens = 0
 
+    async def load_adapter(self, name: str, folder: Path) -> int:
+        return 10
+
+    def drop_adapter(self, name: str) -> None: ...
+
     async def close(self) -> None:
         self.closed.set()
 
 
 class Shelf:
-    """A loader: `gates` hold a source back, `broken` says how another fails."""
+    """A loader: `gates` hold a source back, `broken` says how another fails, `adapters` what one runs on."""
 
     def __init__(self) -> None:
+        self.adapters: dict[str, str] = {}
         self.gates: dict[str, threading.Event] = {}
         self.broken: dict[str, Exception] = {}
         self.order: list[str] = []
@@ -39,7 +46,9 @@ class Shelf:
         self.started = threading.Event()
         self.num_loading = self.most_loading = 0
 
-    def __call__(self, spec: ModelSettings, progress: Progress, placement: Placement) -> Loaded:
+    def __call__(self, spec: ModelSettings, progress: Progress, placement: Placement) -> Loaded | AdapterFolder:
+        if spec.source in self.adapters:
+            return AdapterFolder(Path("/models") / spec.source, (self.adapters[spec.source],))
         self.num_loading += 1
         self.most_loading = max(self.most_loading, self.num_loading)
         self.order.append(spec.name)
@@ -104,7 +113,14 @@ async def source_of(pool: Pool, name: str) -> str:
     """Which weights answer under a name; loads them if they are not there."""
     with pool.generating(name) as visit:
         async with asyncio.timeout(LIMIT_S):
-            return cast(Model, await visit.model()).source
+            return source_under(await visit.model())
+
+
+def source_under(model: object) -> str:
+    """Which weights answer; an adapter's with its base's."""
+    if isinstance(model, AdaptedGenerator):
+        return f"{model._key.split()[0]} on {cast(Model, model._base).source}"
+    return cast(Model, model).source
 
 
 async def reaches(pool: Pool, name: str, state: str) -> Held:
