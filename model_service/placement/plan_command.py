@@ -25,6 +25,7 @@ from model_service.placement.variants import SOURCES
 from model_service.placement.wishes import Machine, Wishes, is_adapter, with_reserve
 
 CONTEXT_BYTES = 512 << 20  # of a CUDA context, before anything is loaded
+PAGE_WIDTH = 120  # of the table, where there is no terminal
 
 
 class BadPlan(Exception):
@@ -53,7 +54,7 @@ def run(settings: CommonSettings, configured: Sequence[ModelSettings], request: 
     if request.as_json:
         sys.stdout.write(json.dumps(as_object(made, specs)) + "\n")
     else:
-        Console(width=None if sys.stdout.isatty() else 150).print(table(made, specs), devices_table(made))
+        Console(width=None if sys.stdout.isatty() else PAGE_WIDTH).print(table(made, specs), devices_table(made))
     sys.stderr.writelines(f"{line}\n" for line in why_not)
     return 1 if why_not else 0
 

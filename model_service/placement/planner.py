@@ -46,7 +46,7 @@ class DevicePlanner:
         with self._lock:
             together, wishes = self._plan_together()
             if is_adapter(spec):
-                return ModelPlan(spec.name, "auto", (), 0, {}, "it is an adapter, which its base has counted.")
+                return ModelPlan(spec.name, "auto", (), 0, {}, "It is an adapter, which its base has counted.")
             known = next((w for w in self._specs if w.name == spec.name and w.source == spec.source), None)
             intended = next((m for m in together.models if known and m.name == spec.name), None)
             if intended and self._is_free(together, intended, beside):

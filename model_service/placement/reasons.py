@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from model_service.byte_sizes import gib
-from model_service.placement.cuts import MOST_ON_CPU, ON_A_GPU, ON_THE_CPU, REST_ON_CPU, WAYS, Placed, Way, place
+from model_service.placement.cuts import ON_A_GPU, ON_THE_CPU, WAYS, Placed, Way, place
 from model_service.placement.devices import Device, Wanted, natural
 
 
@@ -54,10 +54,6 @@ class Case:
         ways = {w.name: _ways(w, allowed[w.name], empty) for w in models}
         return cls(there, empty, free, allowed, ways, "cpu" in kinds and not allow_cpu)
 
-    def least_bytes(self, wanted: Wanted) -> int:
-        """Return what a model takes at least, whole, with one sequence."""
-        return min(_whole_bytes(wanted, device) for device in self.allowed[wanted.name])
-
 
 def _ways(wanted: Wanted, allowed: Sequence[Device], empty: Mapping[str, int]) -> tuple[Way, ...]:
     possible = (i for i, way in enumerate(WAYS) if place(wanted, way, allowed, empty, wanted.least_slots))
@@ -81,20 +77,28 @@ def _place(case: Case, placed: Placed, names: list[str]) -> str:
     wanted, allowed = placed.wanted, case.allowed[placed.wanted.name]
     alone = placed.way == case.ways[wanted.name][0]
     if placed.way.whole and len(allowed) == 1:
-        return f"fits whole on {names[0]}, the only device {'it may use' if wanted.devices else 'there is for it'}"
+        return f"Fits whole on {names[0]}, the only device {'it may use' if wanted.devices else 'there is for it'}"
     if placed.way == ON_A_GPU:
-        return f"fits whole on {names[0]}, the fullest GPU that has room for it"
+        more = sum(device.kind == "gpu" for device in allowed) > 1
+        return f"Fits whole on {names[0]}{', the fullest GPU that has room for it' if more else ''}"
     if placed.way == ON_THE_CPU and any(device.kind == "gpu" for device in allowed):
-        return f"no room on the GPUs{'' if alone else ' beside the others'}, so it runs whole on {names[0]}"
+        return f"No room on the GPUs{'' if alone else ' beside the others'}, so it runs whole on {names[0]}"
     if placed.way.whole:
-        return f"fits whole on {names[0]}, the fullest that has room for it"
-    need, most = gib(case.least_bytes(wanted)), gib(max((case.empty if alone else case.free)[d.name] for d in allowed))
-    what = f"needs {need} with one sequence and no device has more than {most}"
-    if not alone:
-        what = f"needs {need} with one sequence in one piece, which no device has left beside the others"
-    if placed.way in (REST_ON_CPU, MOST_ON_CPU):
-        return f"{what.replace('no device', 'no GPU')}: the GPUs take all they can, {names[-1]} the rest"
-    return f"{what}: its layers go on {' and '.join(names)}, balanced by bytes"
+        return f"Fits whole on {names[0]}, the fullest that has room for it"
+    kind = placed.way.kinds[0]
+    alike = [device for device in allowed if device.kind == kind]
+    need, most = _whole_bytes(wanted, alike[0]), max((case.empty if alone else case.free)[d.name] for d in alike)
+    one = "GPU" if kind == "gpu" else "device"
+    what = f"Needs {gib(need)} in one piece, with one sequence, and no {one} has more than {gib(most)}"
+    if need <= most:
+        what = f"Needs {gib(need)} in one piece, with one sequence, which no {one} has left beside the others"
+    if len(placed.way.kinds) > 1:
+        return f"{what}: the GPUs take all they can, {names[-1]} the rest"
+    return f"{what}: its layers go on {_listed(names)}, balanced by bytes"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def why_never(case: Case, wanted: Wanted) -> str:

@@ -31,7 +31,7 @@ def test_a_model_goes_whole_on_the_fullest_gpu_that_has_room() -> None:
     assert layers(only(made)) == {"cuda:1": (0, 47)}
     assert only(made).weights == "float16"
     assert only(made).why == (
-        "fits whole on cuda:1, the fullest GPU that has room for it; room for all 8 sequences that may run at once."
+        "Fits whole on cuda:1, the fullest GPU that has room for it; room for all 8 sequences that may run at once."
     )
 
 
@@ -52,7 +52,9 @@ def test_what_no_gpu_holds_is_cut_into_even_parts_over_the_fewest() -> None:
     assert layers(placed["gpt2-xl"]) == {"cuda:2": (0, 47)}
     parts = placed["gpt-j-6b"].device_bytes
     assert abs(parts["cuda:0"] - parts["cuda:1"]) < 402 * 10**6, "less than a layer: 12 E^2 weights in FP16"
-    assert placed["gpt-j-6b"].why.startswith("needs 13.7 GiB with one sequence and no device has more than 9.0 GiB: ")
+    assert placed["gpt-j-6b"].why.startswith(
+        "Needs 13.7 GiB in one piece, with one sequence, and no GPU has more than 9.0 GiB: "
+    )
 
 
 def test_an_empty_machine_is_used_whole_for_more_sequences() -> None:
@@ -100,7 +102,7 @@ def test_what_a_gpu_would_only_hold_a_corner_of_goes_whole_on_the_cpu() -> None:
     made = plan([*gpus(2), cpu(16)], [known("gpt2-xl", cpu_weights="int8")], allow_cpu=True)
     assert layers(only(made)) == {"cpu": (0, 47)}
     assert only(made).weights == "int8"
-    assert only(made).why.startswith("no room on the GPUs, so it runs whole on cpu; ")
+    assert only(made).why.startswith("No room on the GPUs, so it runs whole on cpu; ")
 
 
 def test_without_a_gpu_the_cpu_needs_no_permission() -> None:
