@@ -139,7 +139,7 @@ class QueueFull(ServiceError):
 class ModelLoading(ServiceError):
     """The model is known but does not answer yet.
 
-    percent: how much of it is there; None if that is not known, or others are loaded first. waited_s: the limit, passed.
+    percent: how much of it is there; None if that is not known, or others are loaded first. waited_s: the passed limit.
     """
 
     status = 503

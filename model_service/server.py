@@ -24,6 +24,8 @@ from model_service.held_models import needed_models, tuned_models
 from model_service.http_protocol import LimitedHttp
 from model_service.listening import CannotListen, tcp_socket, unix_socket
 from model_service.placement.load import loader, planner
+from model_service.placement.plan import PlanRefused
+from model_service.placement.planner import DevicePlanner
 from model_service.placement.pool import Pool
 from model_service.training import registry
 from model_service.training.jobs import Jobs
@@ -73,15 +75,24 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
     await jobs.start()
     pool.start(preload=service.preload)
     watching = asyncio.create_task(pool.watch(), name="watch-engines")
+    looking = asyncio.create_task(asyncio.to_thread(look_around, rooms), name="look-at-devices")
     log.info("listening on %s", sock.getsockname())
     try:
         with server.stopping_on_signals():
             await server.serve(sockets=[sock])
     finally:
         watching.cancel()
-        await asyncio.wait([watching])
+        await asyncio.wait([watching, looking])
         await asyncio.gather(jobs.close(), pool.close())
     log.info("stopped")
+
+
+def look_around(rooms: DevicePlanner) -> None:
+    """Find the devices before anybody asks for a model, so that `/v1/models` shows them. Blocks."""
+    try:
+        rooms.together()
+    except PlanRefused as error:  # whoever asks for a model hears it, too
+        log.warning("%s", error)
 
 
 def delete_tuned(models: Path, model_id: str) -> None:
