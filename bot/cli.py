@@ -93,6 +93,12 @@ def plan(context: typer.Context) -> None:
 
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)
+def convert(context: typer.Context) -> None:
+    """Turn weights that are pickles (.bin) into safetensors: `convert SOURCE TARGET`, from a folder or hub id."""
+    _hand_over("convert", *context.args)
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
 def train(context: typer.Context) -> None:
     """Train one of the embedded models from nothing: `train joke` or `train sentiment`."""
     _hand_over("train", *context.args)

@@ -74,6 +74,17 @@ def plan(
 
 
 @app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="Folder or hub id with pytorch_model.bin.", show_default=False)],
+    target: Annotated[Path, typer.Argument(help="New folder for the safetensors.", show_default=False)],
+) -> None:
+    """Turn weights that are pickles into safetensors, in a process that can run nothing of what is in them."""
+    from model_service.convert import convert_or_exit
+
+    convert_or_exit(source, target)
+
+
+@app.command()
 def health() -> None:
     """Exit with 0 if every start-up model of the running service answers, else with 1."""
     settings = settings_or_exit(load_settings)

@@ -1,4 +1,4 @@
-"""What reading checkpoints takes of the host's memory: `python -m tests.models.peak_memory TINY FOLDER ...`, JSON lines.
+"""What reading checkpoints takes of the host's memory. `python -m tests.models.peak_memory TINY FOLDER …`.
 
 Each case runs in a process of its own, forked when all is imported: its peak (VmHWM) less what it had before is what
 reading took, and what it has afterwards less that is what stays.

@@ -46,7 +46,7 @@ def test_help_lists_every_command_and_nothing_that_is_not_there(tmp_path: Path) 
     ended = punchline("--help", cwd=tmp_path)
     assert ended.returncode == 0
     names = list(get_command(app).commands)  # type: ignore[attr-defined]
-    assert names == ["run", "bot", "serve", "ask", "doctor", "plan", "train", "bench"]
+    assert names == ["run", "bot", "serve", "ask", "doctor", "plan", "convert", "train", "bench"]
     assert all(f" {name} " in ended.stdout for name in names)
 
 
@@ -108,7 +108,7 @@ def test_a_discord_that_cannot_be_reached_is_a_sentence_and_no_traceback(tmp_pat
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("command", ["run", "serve", "train", "bench"])
+@pytest.mark.parametrize("command", ["run", "serve", "convert", "train", "bench"])
 def test_where_torch_is_missing_the_service_commands_say_how_to_get_it(tmp_path: Path, command: str) -> None:
     ended = punchline(command, cwd=tmp_path, env=clean_environment(**without_torch(tmp_path)))
     sentence = "The model service is not installed here. Install it: pip install 'punchline[service]'\n"
