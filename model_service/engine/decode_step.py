@@ -12,6 +12,8 @@ prefixes that are reused end before it, since the last token of a prompt is alwa
 can be filled up to a batch bucket, and a captured step can be run once to warm up while sequences are in the cache.
 
 As long as the same rows go on, nothing is uploaded: the step feeds itself.
+
+Attention is torch's memory-efficient kernel: FlashAttention takes no mask. What that asks for: captured_forward.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
