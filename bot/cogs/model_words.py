@@ -45,7 +45,6 @@ def describe(card: Json, *, is_live: bool) -> str:
         weights,
         size(taken) if taken else "",
         _layers(card),
-        str(card.get("why") or "") if _state(card) == "unloaded" else "",
     ]
     shown = " · ".join(inline(fact, 300) for fact in facts if fact)
     return f"{marks}\n-# {shown}"
@@ -55,11 +54,13 @@ def state_words(card: Json) -> str:
     """How a model is, in words."""
     state = _state(card)
     if state == "failed":
-        return f"failed: {_why(card)}"
+        return f"failed: {_clause(_why(card))}"
     if state == "loading":
         progress = card.get("progress")
         return f"loading {int(progress * 100)} %" if isinstance(progress, int | float) else "loading"
-    return "not loaded (loads when asked)" if state == "unloaded" else state
+    if state == "unloaded":
+        return f"not loaded: {_clause(str(card['why']))}" if card.get("why") else "not loaded (loads when asked)"
+    return state
 
 
 def choose(cards: Sequence[Json], name: str) -> Json:
@@ -74,7 +75,7 @@ def choose(cards: Sequence[Json], name: str) -> Json:
     if not _tells_jokes(card):
         raise BadInput(f"{named(card)} reads moods and cannot tell jokes. {_tellers(cards, name)}")
     if _state(card) == "failed":
-        why = inline(_why(card), 600).rstrip(".")
+        why = inline(_clause(_why(card)), 600)
         raise BadInput(f"{named(card)} could not be loaded: {why}. {_tellers(cards, name)}")
     return card
 
@@ -171,10 +172,10 @@ def _label(card: Json, live: str) -> str:
 
 
 def _layers(card: Json) -> str:
+    """Say which layers lie where: "layers 0–23 on cuda:0, 24–47 on cuda:1"."""
     places = card.get("device_map") or {}
-    return ", ".join(
-        f"{'' if layers == 'all' else layers.replace('-', '–') + ' '}on {at}" for layers, at in places.items()
-    )
+    told = ", ".join(f"{'' if part == 'all' else part.replace('-', '–') + ' '}on {at}" for part, at in places.items())
+    return told.replace(", layers ", ", ")
 
 
 def _state(card: Json) -> str:
@@ -187,6 +188,11 @@ def _short_state(card: Json) -> str:
 
 def _why(card: Json) -> str:
     return str(card.get("error") or card.get("why") or "the service does not say why")
+
+
+def _clause(sentence: str) -> str:
+    """Make a sentence a part of another."""
+    return sentence.replace("It ", "it ", 1).rstrip(". ") if sentence.startswith("It ") else sentence.rstrip(". ")
 
 
 def _tells_jokes(card: Json) -> bool:

@@ -71,13 +71,13 @@ async def test_models_says_what_is_loaded_where_and_how_each_one_is(service: Fak
             "**`sentiment-mini`**",
             "-# 🟢 ready · reads moods · float32 · 20 MiB · layers 0–5 on cpu",
             "**`gpt2-xl`** 📌",
-            "-# 🟢 ready · writes · float16 · 3.3 GiB · layers 0–23 on cuda:0, layers 24–47 on cuda:1",
+            "-# 🟢 ready · writes · float16 · 3.3 GiB · layers 0–23 on cuda:0, 24–47 on cuda:1",
             "**`gpt2-large`**",
             "-# 🟡 loading 43 % · writes · float16 · 2.0 GiB",
             "**`gpt2-medium`**",
-            "-# ⚪ not loaded (loads when asked) · writes · It left for gpt2-xl.",
+            "-# ⚪ not loaded: it left for gpt2-xl · writes",
             "**`gpt-j-6b`**",
-            "-# 🔴 failed: it needs 12.1 GiB, and 10.0 GiB are free. · writes",
+            "-# 🔴 failed: it needs 12.1 GiB, and 10.0 GiB are free · writes",
         ]
 
 
@@ -103,6 +103,11 @@ async def test_without_devices_there_is_no_picture(service: FakeService, stage: 
     answer = await ask(stage.robin, "!models")
     assert answer["attachments"] == []
     assert "jokes-mini" in words(answer)
+
+
+def test_one_that_nobody_asked_for_yet_says_when_it_loads() -> None:
+    shown = model_words.describe(card("gpt2", state="unloaded", why="", device_bytes={}, bytes=0), is_live=False)
+    assert shown == "**`gpt2`**\n-# ⚪ not loaded (loads when asked) · writes · float32"
 
 
 async def test_a_server_of_the_openai_shape_is_listed_with_what_it_says(service: FakeService, stage: Stage) -> None:
