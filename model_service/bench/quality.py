@@ -43,9 +43,9 @@ def report(model: str, texts: str, found: Seq[Scores]) -> Report:
             f"{s.logits_error:.2e}",
             f"{s.bits_per_character:.4f}",
             f"{s.bits_per_character / s.reference_bits_per_character - 1:+.3%}",
-            f"{s.alone_agreement:.1%}",
-            f"{s.alone_difference:.1e}",
-            f"{s.strangers_difference:.1e}",
+            _said(s.alone_agreement, ".1%"),
+            _said(s.alone_difference, ".1e"),
+            _said(s.strangers_difference, ".1e"),
         ]
         for s in found
     ]
@@ -79,3 +79,7 @@ def report(model: str, texts: str, found: Seq[Scores]) -> Report:
         f"{batch}, and in one with {batch - 1} other strangers."
     )
     return Report("quality", title, columns, rows, objects)
+
+
+def _said(figure: float | None, how: str) -> str:
+    return "not measured" if figure is None else format(figure, how)

@@ -39,13 +39,16 @@ class Scores:
     logits_error: float  # root of the mean square, in parts of float32's own
     bits_per_character: float
     reference_bits_per_character: float
-    alone_agreement: float
-    alone_difference: float
-    strangers_difference: float
+    alone_agreement: float | None  # None where batches were left out
+    alone_difference: float | None
+    strangers_difference: float | None
 
 
 def score(folder: Path, weights: str, device: str, eos_token_id: int, texts: Seq[Text]) -> Scores:
-    """Read every text with both; texts longer than the context count nowhere. Raises CheckpointError."""
+    """Read every text with both; texts longer than the context count nowhere. Raises CheckpointError.
+
+    FP16 on a CPU is read alone only: nobody serves in it there, and batches would take minutes.
+    """
     share_cores()
     import torch
 
@@ -64,7 +67,9 @@ def score(folder: Path, weights: str, device: str, eos_token_id: int, texts: Seq
             part = examples[start : start + SLOTS]
             sums.add(_logits(plain, part), _logits(forward, part), [t for e in part for t in e.completion_ids])
         del plain, forward
-        independence = _independence(forward_for(opened, weights, device, BATCH), shape.vocab_size)
+        independence: tuple[float | None, float | None, float | None] = (None, None, None)
+        if (weights, device) != ("float16", "cpu"):
+            independence = _independence(forward_for(opened, weights, device, BATCH), shape.vocab_size)
     characters = sum(e.characters for e in examples)
     return Scores(
         weights,
