@@ -125,6 +125,7 @@ def figures(folder: JobFolder, job: Json, status: str, result: Json) -> Json:
         "counts": progress.get("counts") or job["counts"],
         "disk_bytes": job["disk_bytes"],
         "metrics": metrics or None,
+        "evaluation": result.get("evaluation"),
     }
 
 

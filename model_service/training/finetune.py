@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 import torch
 
-from model_service.training import evaluate, gate, registry
+from model_service.training import evaluate, gate, judging, registry
 from model_service.training.base_model import Base, load_base, merged, weights_sha256, with_adapter, write_model
 from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded, Example, encode
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 ROW_LEN = 256  # tokens a row holds, unless the context is shorter or an example longer
 MAX_JUDGED = 400  # held-out jokes that are looked at; more would cost time and say little more
 MAX_COMPARED = 100  # held-out jokes that are searched for in the training jokes
-SAMPLES_KEPT = 8
 PROGRESS_EVERY_S = 0.5
 EVENTS_PER_RUN = 50
 COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("prompt", "completion", "id")})
@@ -87,6 +86,8 @@ class Finetune:
         held_out = read_part(self._folder.path / "held_out.jsonl", base)
         self._count(train, held_out)
         material = self._material(base, train, held_out)
+        prompt = evaluate.commonest_prompt([Example(row.prompt, row.completion) for row in train.rows])
+        before = judging.heard_before(self._folder, base, prompt, self._recipe.seed, self._check)
         loop = Loop(
             with_adapter(base.model, self._recipe),
             self._recipe,
@@ -101,7 +102,7 @@ class Finetune:
         self._folder.add_event(
             f"Training ended at step {loop.step}; the best was step {loop.best.step}. Judging it now."
         )
-        self._finish(loop, base, material, train.rows, held_out.rows)
+        self._finish(loop, base, material, train.rows, held_out.rows, prompt=prompt, before=before)
 
     def _load_base(self, device: torch.device) -> Base:
         folder = Path(self._job["base_folder"])
@@ -170,7 +171,17 @@ class Finetune:
         self._folder.write_progress(self._progress)
         self._written_at = time.monotonic()
 
-    def _finish(self, loop: Loop, base: Base, material: Material, train: list[Row], held_out: list[Row]) -> None:
+    def _finish(
+        self,
+        loop: Loop,
+        base: Base,
+        material: Material,
+        train: list[Row],
+        held_out: list[Row],
+        *,
+        prompt: str,
+        before: list[str],
+    ) -> None:
         """Judge the best step's weights as they will be stored, then store them."""
         loop.load_best()
         model = merged(loop.model, self._recipe, base.dtype)
@@ -181,8 +192,10 @@ class Finetune:
                 "non_finite_weights",
             )
         model = model.float()
-        prompt = evaluate.commonest_prompt([Example(row.prompt, row.completion) for row in train])
-        samples = evaluate.sample(model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=self._recipe.seed)
+        seed = self._recipe.seed
+        samples = evaluate.sample(
+            model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=seed, between=self._check
+        )
         evidence = self._evidence(loop, model, material, samples, train, held_out)
         verdict = gate.decide(evidence)
         metrics = {"best_step": loop.best.step, **evidence.figures()}
@@ -193,7 +206,15 @@ class Finetune:
                 "trained_tokens": loop.num_trained_tokens,
                 "metrics": metrics,
                 "gate": asdict(verdict),
-                "samples": {"prompt": prompt, "texts": samples[:SAMPLES_KEPT]},
+                "evaluation": judging.evaluation(
+                    evidence,
+                    base,
+                    material,
+                    [row.completion for row in train],
+                    (before, samples),
+                    prompt=prompt,
+                    seed=seed,
+                ),
             }
         )
 

@@ -6,6 +6,7 @@
       progress.json       step, loss, time left: written by the child
       events.jsonl        one line an event, appended by both
       train.jsonl  held_out.jsonl
+      before.json         what the old model says, noted by the child before it trains
       checkpoints/        written by the child, pruned
       result.json         the child's last word when it ended well: figures, gate, model
       failure.json        the child's last word when it gave up: a sentence
@@ -67,7 +68,7 @@ class JobFolder:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """`fine_tuned_model`, figures and gate, once the child has ended well."""
+        """`fine_tuned_model`, figures, gate and evaluation, once the child has ended well."""
         return durable.read_json(self.path / "result.json")
 
     def write_result(self, result: dict[str, Any]) -> None:

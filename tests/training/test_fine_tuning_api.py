@@ -64,7 +64,17 @@ async def test_a_job_is_openais_with_our_figures_beside(client: httpx.AsyncClien
     counts = job["punchline"].pop("counts")
     assert counts["train"] + counts["held_out"] == 100
     assert counts["duplicates"] == 0
-    names = ("step", "total_steps", "loss", "eta_s", "val_loss_before", "val_loss_after", "gate", "metrics")
+    names = (
+        "step",
+        "total_steps",
+        "loss",
+        "eta_s",
+        "val_loss_before",
+        "val_loss_after",
+        "gate",
+        "metrics",
+        "evaluation",
+    )
     assert job["punchline"] == {"disk_bytes": 0} | dict.fromkeys(names)
     assert (await client.get(f"{JOBS}/{job['id']}")).json()["id"] == job["id"]
 

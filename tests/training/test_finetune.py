@@ -1,6 +1,7 @@
 """Real fine-tunes of a tiny GPT-2, in this process: they learn, resume exactly, stop clearly, write whole models."""
 
 import errno
+import math
 import os
 import signal
 import threading
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from model_service.training import base_model, durable, registry, worker
+from model_service.training.evaluate import sample
 from model_service.training.examples import Row, fingerprint
 from model_service.training.finetune import Finetune
 from model_service.training.folder import JobFolder
@@ -105,6 +107,29 @@ def test_the_manifest_says_where_the_model_came_from(done: tuple[JobFolder, regi
     assert len(manifest["started_from_sha256"]) == 64
     assert manifest["code_version"].startswith("0.")
     assert manifest["gate"] == (folder.result or {})["gate"]
+
+
+def test_old_and_new_model_are_measured_and_heard_alike(
+    done: tuple[JobFolder, registry.TunedModel], base: Path
+) -> None:
+    result = done[0].result
+    assert result is not None
+    told, metrics = result["evaluation"], result["metrics"]
+    before, after = told["before"], told["after"]
+    assert (before["loss"], after["loss"]) == (metrics["val_loss_before"], metrics["val_loss_after"])
+    assert after["general_loss"] == metrics["general_loss_after"]
+    assert after["verbatim_rate"] == metrics["verbatim_rate"]
+    ratio = before["bits_per_char"] / before["loss"]  # a token is a byte here, so little more than 1 / ln 2
+    assert 1.44 < ratio < 1.6
+    assert after["bits_per_char"] == pytest.approx(after["loss"] * ratio)
+    assert after["general_bits_per_char"] == pytest.approx(after["general_loss"] / math.log(2), rel=0.05)
+    assert all(0 <= each["distinct_2"] <= 1 and each["filter_hits"] >= 0 for each in (before, after))
+    assert [pair["seed"] for pair in told["samples"]] == list(range(3, 11))
+    assert (told["prompt"], told["num_samples"]) == ("JOKE:", 32)
+    for folder, side in ((base, "before"), (done[1].folder, "after")):
+        model = base_model.load_base(folder, torch.device("cpu"))
+        said = sample(model.model, model.tokenizer, "JOKE:", eos_token_id=model.eos_token_id, seed=3, n=8)
+        assert [pair[side] for pair in told["samples"]] == [text.strip() for text in said]
 
 
 def test_a_tuned_model_can_be_tuned_again_under_the_name_of_its_first_base(

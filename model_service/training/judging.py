@@ -1,0 +1,88 @@
+"""The figures a moderator compares: the model a job started from beside the one it made, on the same texts and seeds.
+
+    before training   what the old model says          before.json, so that a restart need not ask again
+    after             what the new one says with the same seeds
+                      ── evaluation ──>  {"before": figures, "after": figures, "samples": pairs, …}  in result.json
+
+The gate decides by `gate.Evidence`; this is for people to see why, and to hear both.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from model_service.training import durable, evaluate
+from model_service.training.base_model import Base
+from model_service.training.folder import JobFolder
+from model_service.training.gate import Evidence
+from model_service.training.loop import Material
+from model_service.training.output_filter import is_held_back
+
+SAMPLES_KEPT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One model in numbers. Losses are nats per token, rates shares of the samples."""
+
+    loss: float
+    bits_per_char: float
+    general_loss: float
+    general_bits_per_char: float
+    distinct_2: float
+    verbatim_rate: float
+    filter_hits: int
+
+
+def heard_before(folder: JobFolder, base: Base, prompt: str, seed: int, between: Callable[[], None]) -> list[str]:
+    """Return what the untouched base says to `prompt`; a job that goes on reads what it noted the first time."""
+    path = folder.path / "before.json"
+    noted = durable.read_json(path)
+    if noted is None:
+        texts = evaluate.sample(
+            base.model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=seed, between=between
+        )
+        noted = {"prompt": prompt, "seed": seed, "texts": texts}
+        durable.write_json(path, noted)
+    return list(noted["texts"])
+
+
+def evaluation(
+    evidence: Evidence,
+    base: Base,
+    material: Material,
+    jokes: Sequence[str],
+    heard: tuple[Sequence[str], Sequence[str]],
+    *,
+    prompt: str,
+    seed: int,
+) -> dict[str, Any]:
+    """Collect both models' figures and what they said; `heard` is (before, after), drawn from the same seeds."""
+    characters = evaluate.num_characters(material.held_out, base.tokenizer)
+    general_characters = evaluate.num_characters(material.general, base.tokenizer)
+    general_tokens = evaluate.num_labelled(material.general)
+
+    def figures(nats: float, general: float, texts: Sequence[str]) -> Figures:
+        return Figures(
+            loss=nats / float(evidence.tokens.sum()),
+            bits_per_char=evaluate.bits_per_character(nats, characters),
+            general_loss=general,
+            general_bits_per_char=evaluate.bits_per_character(general * general_tokens, general_characters),
+            distinct_2=evaluate.distinct_2(texts),
+            verbatim_rate=evaluate.verbatim_rate(texts, jokes),
+            filter_hits=sum(map(is_held_back, texts)),
+        )
+
+    before, after = heard
+    return {
+        "before": asdict(figures(float(evidence.before.sum()), evidence.general_before, before)),
+        "after": asdict(figures(float(evidence.after.sum()), evidence.general_after, after)),
+        "num_held_out": len(material.held_out),
+        "num_general": len(material.general),
+        "num_samples": len(after),
+        "prompt": prompt,
+        "samples": [
+            {"seed": seed + i, "before": old.strip(), "after": new.strip()}
+            for i, (old, new) in enumerate(zip(before[:SAMPLES_KEPT], after[:SAMPLES_KEPT], strict=True))
+        ],
+    }
