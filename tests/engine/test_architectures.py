@@ -1,16 +1,22 @@
 """Every architecture and every switch of its config: the tokens of transformers in float32, or refused by name."""
 
+import asyncio
 from collections.abc import Sequence as Seq
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers import GPT2LMHeadModel, GPTJForSequenceClassification, PreTrainedModel
 
 from model_service.engine.attention import StepAttention
+from model_service.engine.classifier import Classifier
+from model_service.engine.engine import Engine
+from model_service.engine.engine_config import Stage
 from model_service.engine.fastest import cpu_forward
 from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.kv_cache import KVCache
+from model_service.engine.loading import load
 from model_service.engine.native_forward import NativeForward
 from model_service.engine.runner import ModelRunner
 from model_service.engine.scheduler import Chunk
@@ -18,8 +24,9 @@ from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.models.decoder import Decoder, decoder
 from model_service.models.shape import ACTIVATION_NAMES, Shape, shape_of
 from model_service.native.library import why_not
+from tests.engine.test_engine import greedy, read
 from tests.engine.test_graphs import run
-from tests.support.tiny_models import decoder_of, tensors_of, tiny_config, tiny_gptj, tiny_gptj_config
+from tests.support.tiny_models import byte_tokenizer, decoder_of, tensors_of, tiny_config, tiny_gptj, tiny_gptj_config
 
 NUM_TOKENS = 8
 PROMPT_LENGTHS = (1, 5, 17, 40, 64)  # read in chunks of at most 24 tokens
@@ -277,3 +284,36 @@ def test_the_int8_kernels_honour_every_switch_they_take(switch: dict[str, object
     exact = logits(decoder_of(model))
     ours = logits(cpu_forward(decoder_of(model), "int8", 4))
     assert (ours - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("layers", [(range(4),), (range(1), range(1, 4))], ids=["whole", "in stages"])
+async def test_gptj_answers_from_a_folder(layers: tuple[range, ...], tmp_path: Path) -> None:
+    model = tiny_gptj(n_layer=4)
+    model.save_pretrained(tmp_path)
+    byte_tokenizer().save_pretrained(tmp_path)
+    stages = tuple(Stage("cpu", some) for some in layers)
+    engine = load(str(tmp_path), "generate", model_id="j", weights="float32", stages=stages, max_num_seqs=3)
+    assert isinstance(engine, Engine)
+    params = greedy(NUM_TOKENS, logit_bias=((256, -100.0),))  # never the end
+    answers = await asyncio.gather(*(read(engine.submit(list(prompt), params)) for prompt in prompts()))
+    await engine.close()
+    for prompt, answer in zip(prompts(), answers, strict=True):
+        assert list(answer.token_ids) == likeliest(model, prompt, list(answer.token_ids))
+
+
+async def test_gptj_classifies(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    names = {0: "dull", 1: "funny"}
+    model = GPTJForSequenceClassification(tiny_gptj_config(initializer_range=0.2, id2label=names)).eval()
+    model.save_pretrained(tmp_path)
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    classifier = load(str(tmp_path), "classify", model_id="j", weights="float32")
+    assert isinstance(classifier, Classifier)
+    text = "A horse walks into a bar."
+    [probs] = await classifier.classify([text])
+    with torch.no_grad():
+        expected = model(torch.tensor([tokenizer.encode(text)])).logits[0].softmax(dim=-1)
+    torch.testing.assert_close(torch.tensor(probs), expected, rtol=1e-4, atol=1e-5)
+    assert classifier.labels == ["dull", "funny"]
+    await classifier.close()
