@@ -1,8 +1,9 @@
-"""Which number format runs fastest on this CPU, measured: one layer of the model's width, alone and with eight rows."""
+"""Which number format runs fastest on this CPU, measured: one layer of the model, alone and with eight rows."""
 
 import logging
 import statistics
 import time
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -11,10 +12,11 @@ from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.native_forward import NativeForward
 from model_service.engine.scheduler import Chunk
 from model_service.engine.sequence import SamplingParams, Sequence
-from model_service.models.decoder import Decoder
+from model_service.models.decoder import Decoder, decoder
 from model_service.models.gpt2 import GPT2
+from model_service.models.layout import tensor_sizes
 from model_service.models.loading import DTYPES
-from model_service.models.shape import GPT2Shape, Shape
+from model_service.models.shape import Shape
 from model_service.native.library import why_not
 
 log = logging.getLogger(__name__)
@@ -44,13 +46,13 @@ def int8_in_torch(shape: Shape) -> bool:
 
 
 def fastest_weights(shape: Shape, candidates: tuple[str, ...] = CANDIDATES) -> str:
-    """Return the number format to prefer for models of this shape. Measured once a width; the answer is kept."""
-    return _fastest(shape.n_embd, shape.n_head, torch.get_num_threads(), candidates)
+    """Return the number format to prefer for models of this shape. Measured once a kind of layer; that is kept."""
+    one_layer = replace(shape, vocab_size=VOCAB, n_positions=64, n_layer=1)
+    return _fastest(one_layer, torch.get_num_threads(), candidates)
 
 
 @lru_cache(maxsize=16)
-def _fastest(n_embd: int, n_head: int, num_threads: int, candidates: tuple[str, ...]) -> str:
-    shape = GPT2Shape(vocab_size=VOCAB, n_positions=64, n_embd=n_embd, n_layer=1, n_head=n_head)
+def _fastest(shape: Shape, num_threads: int, candidates: tuple[str, ...]) -> str:
     forwards = {w: cpu_forward(_flat(shape, DTYPES.get(w, torch.float32)), w, max(ROWS)) for w in candidates}
     taken_s = {
         weights: [min(_step_s(forward, rows) for _ in range(ROUNDS)) for rows in ROWS]
@@ -59,15 +61,9 @@ def _fastest(n_embd: int, n_head: int, num_threads: int, candidates: tuple[str, 
     return min(candidates, key=lambda weights: statistics.geometric_mean(taken_s[weights]))
 
 
-def _flat(shape: GPT2Shape, dtype: torch.dtype) -> GPT2:
+def _flat(shape: Shape, dtype: torch.dtype) -> Decoder:
     """Return a model all of whose weights are the same number: what they are does not change the time."""
-    e = shape.n_embd
-    names = {"attn.c_attn": (3, 1), "attn.c_proj": (1, 1), "mlp.c_fc": (4, 1), "mlp.c_proj": (1, 4)}
-    sizes: dict[str, tuple[int, ...]] = {f"h.0.{n}.weight": (out * e, width * e) for n, (out, width) in names.items()}
-    sizes |= {f"h.0.{name}.bias": (out * e,) for name, (out, _) in names.items()}
-    sizes |= {f"{norm}.{part}": (e,) for norm in ("h.0.ln_1", "h.0.ln_2", "ln_f") for part in ("weight", "bias")}
-    sizes |= {"wte.weight": (shape.vocab_size, e), "wpe.weight": (shape.n_positions, e)}
-    return GPT2(shape, {name: torch.full(size, 0.01, dtype=dtype) for name, size in sizes.items()})
+    return decoder(shape, {name: torch.full(size, 0.01, dtype=dtype) for name, size in tensor_sizes(shape).items()})
 
 
 @torch.inference_mode()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence as Seq
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GPT2LMHeadModel, GPTJForSequenceClassification, PreTrainedModel
 
+from model_service.engine import fastest
 from model_service.engine.attention import StepAttention
 from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
@@ -275,6 +277,21 @@ def test_int8_runs_every_architecture_here(make: object, activation: str) -> Non
     assert isinstance(ours, NativeForward) == native
     exact = logits(decoder_of(model))
     assert (logits(ours) - exact).norm() < 0.1 * exact.norm()
+
+
+def test_auto_measures_a_layer_of_the_model_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def make(model: Decoder, weights: str, num_slots: int) -> Forward:
+        measured.append((weights, model.shape))
+        return cpu_forward(model, weights, num_slots)
+
+    monkeypatch.setattr(fastest, "cpu_forward", make)
+    shape = shape_of(tiny_gptj_config(n_layer=9, n_inner=48).to_dict())
+    assert fastest.fastest_weights(shape) in fastest.CANDIDATES
+    assert fastest.fastest_weights(replace(shape, n_layer=3)) in fastest.CANDIDATES  # measured already
+    assert [weights for weights, _ in measured] == list(fastest.CANDIDATES)
+    assert {(s.model_type, s.n_embd, s.inner_size, s.n_layer) for _, s in measured} == {("gptj", 32, 48, 1)}
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
