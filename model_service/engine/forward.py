@@ -88,7 +88,8 @@ class TorchForward:
             x = torch.tensor([t for c in chunks for t in c.sequence.token_ids[c.start : c.end]])
         positions = torch.tensor([p for c in chunks for p in range(c.start, c.end)], device=model.device)
         attention = StepAttention(chunks, self._cache, model.shape, model.device)
-        x = x.to(model.device, non_blocking=True)
+        dtype = model.dtype if x.is_floating_point() else x.dtype  # the part before may hold another number format
+        x = x.to(model.device, dtype, non_blocking=True)
         return model.hidden(x, positions, attention, self._stack.step(chunks))
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -17,8 +17,11 @@ from model_service.engine.flights import Flights, InTurn
 from model_service.engine.forward import Forward, TorchForward
 from model_service.engine.gpu import MIN_PREFILL_TOKENS, fitting_slots, gpu_forward, gpu_runner
 from model_service.engine.native_forward import NativeForward
+from model_service.engine.pipeline import Pipeline, pipelined
 from model_service.engine.prefill_budget import LEAST_TOKENS
 from model_service.engine.runner import ModelRunner, Runner
+from model_service.engine.stage_process import ProcessStages, share_cores
+from model_service.engine.stage_wire import Part
 from model_service.models.loading import CheckpointError, OpenCheckpoint, check_weights, open_checkpoint
 from model_service.models.shape import Shape
 from model_service.models.stored import Progress, counted
@@ -176,8 +179,6 @@ def _in_stages(
     opened: OpenCheckpoint, weights: str, stages: tuple[Stage, ...], num_slots: int, count: Count
 ) -> tuple[Flights, int, int]:
     """Return a split model at work, its slots and its bytes: as many slots as fit the GPU that has least room."""
-    from model_service.engine.pipeline import pipelined
-
     parts = [opened.read(weights_on(s, weights, stages), s.device, s.layers, count) for s in stages]
     for device in {part.device for part in parts if part.device.type == "cuda"}:
         num_slots = fitting_slots([part for part in parts if part.device == device], num_slots)
@@ -189,10 +190,6 @@ def _in_processes(
     opened: OpenCheckpoint, weights: str, stages: tuple[Stage, ...], num_slots: int, count: Count
 ) -> tuple[Flights, int]:
     """Return a model that is split over parts of the CPU, each in a process that reads its own, and its bytes."""
-    from model_service.engine.pipeline import Pipeline
-    from model_service.engine.stage_process import ProcessStages, share_cores
-    from model_service.engine.stage_wire import Part
-
     cores = share_cores(len(stages))
     folder = str(opened.folder)
     running = ProcessStages(

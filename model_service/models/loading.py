@@ -75,6 +75,9 @@ class OpenCheckpoint:
             return decoder(self.shape, self.tensors(weights, device, count), layers, int8=weights == "int8")
         except KeyError as error:
             raise CheckpointError(f"{self.files.index} lacks {error.args[0]}.") from error
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            part = f"layers {layers.start}-{layers.stop - 1} of {self.folder} in {weights}"
+            raise CheckpointError(f"{device} has no memory left for {part}.") from error
 
 
 @dataclass(frozen=True, slots=True)

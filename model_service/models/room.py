@@ -14,9 +14,12 @@ MAPPED_BYTES = 1 << 16  # from here on; smaller tensors are not worth pages of t
 
 
 def room(sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return a new tensor; what is in it is not said."""
+    """Return a new tensor; what is in it is not said. Raises MemoryError, or torch.OutOfMemoryError."""
     size_bytes = math.prod(sizes) * dtype.itemsize
     if device.type != "cpu" or size_bytes < MAPPED_BYTES:
         return torch.empty(sizes, dtype=dtype, device=device)
-    mapping = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        mapping = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no memory left for {size_bytes:,} bytes") from error
     return torch.frombuffer(mapping, dtype=dtype).view(sizes)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,15 @@ from transformers import GPT2ForSequenceClassification
 
 from model_service.engine.classifier import Classifier
 from model_service.engine.engine import Engine
-from model_service.engine.loading import load
+from model_service.engine.engine_config import Stage
+from model_service.engine.forward import TorchForward
+from model_service.engine.loading import load, weights_on
+from model_service.engine.scheduler import Chunk
+from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.errors import RequestRefused
 from model_service.models.loading import CheckpointError, open_checkpoint, read_checkpoint
-from tests.support.tiny_models import byte_tokenizer, save_tiny_classifier, save_tiny_generator
+from tests.engine.test_engine import ask
+from tests.support.tiny_models import byte_tokenizer, save_tiny_classifier, save_tiny_generator, save_tiny_gptj
 
 
 @pytest.fixture
@@ -45,7 +51,10 @@ def test_a_config_that_does_not_run_is_refused_by_name(folder: Path, changes: di
 
 def test_pickled_weights_are_not_loaded_and_the_sentence_says_so(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=r"has pytorch_model\.bin, but only safetensors are loaded.*: punchline convert \S+ FOLDER"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"pytorch_model\.bin, but only safetensors .*: punchline convert \S+ FOLDER",
+    ):
         read_checkpoint(str(folder))
 
 
@@ -127,3 +136,85 @@ async def test_every_byte_of_a_text_survives_the_tokenizer(folder: Path) -> None
     assert "".join(engine.token_text(t) for t in engine.encode("abc")) == "abc"
     assert engine.tokenizer.decode(engine.encode(text)) == text
     await engine.close()
+
+
+async def test_a_model_in_stages_answers_as_a_whole_one_and_says_what_is_where(tmp_path: Path) -> None:
+    folder = save_tiny_gptj(tmp_path, n_layer=3)
+    said: list[tuple[int, int]] = []
+
+    def made(**how: Any) -> Engine:
+        engine = load(str(folder), "generate", model_id="x", weights="float32", **how)
+        assert isinstance(engine, Engine)
+        return engine
+
+    def progress(done_bytes: int, total_bytes: int) -> None:
+        said.append((done_bytes, total_bytes))
+
+    stages = (Stage("cpu:0", range(0, 1)), Stage("cpu:1", range(1, 3)))
+    whole, split = made(), made(stages=stages, progress=progress)
+    params = SamplingParams(max_tokens=20, temperature=0)
+    assert (await ask(split, "Once", params)).text == (await ask(whole, "Once", params)).text
+    assert whole.device_map == (("layers 0-2", "cpu"),)
+    assert split.device_map == (("layers 0-0", "cpu:0"), ("layers 1-2", "cpu:1"))
+    assert split.size_bytes == whole.size_bytes
+    assert said == sorted(said)
+    assert said[-1] == (split.size_bytes, split.size_bytes)
+    await whole.close()
+    await split.close()
+
+
+@pytest.mark.parametrize(
+    ("stages", "sentence"),
+    [
+        ([("cpu", 0, 1)], "layers 0-0 on cpu: these are not the model's layers 0-1, in order, each once"),
+        ([("cpu:0", 1, 2), ("cpu:1", 0, 1)], "layers 1-1 on cpu:0, layers 0-0 on cpu:1: these are not"),
+        ([("cpu:0", 0, 2), ("cpu:1", 1, 2)], "these are not"),
+        ([("cpu:0", 0, 0), ("cpu:1", 0, 2)], "these are not"),
+        ([("gpu1", 0, 2)], "'gpu1' is no device; devices are cuda:0, cuda:1, … and cpu"),
+        ([("mps", 0, 2)], "Nothing runs on 'mps' here"),
+        ([("cuda:77", 0, 2)], "There is no cuda:77 here: torch sees"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(folder: Path, stages: list[tuple[str, int, int]], sentence: str) -> None:
+    placed = tuple(Stage(device, range(start, stop)) for device, start, stop in stages)
+    with pytest.raises(CheckpointError, match=sentence):
+        load(str(folder), "generate", model_id="x", stages=placed)
+
+
+def test_a_classifier_in_stages_is_refused(tmp_path: Path) -> None:
+    folder = save_tiny_classifier(tmp_path)
+    with pytest.raises(CheckpointError, match="classifies, which runs on one device"):
+        load(str(folder), "classify", model_id="x", stages=(Stage("cpu:0", range(1)), Stage("cpu:1", range(1, 2))))
+
+
+def test_beside_a_gpu_in_fp16_a_stage_on_the_cpu_is_in_bf16() -> None:
+    split = (Stage("cuda:0", range(0, 5)), Stage("cpu", range(5, 6)))
+    assert [weights_on(stage, "float16", split) for stage in split] == ["float16", "bfloat16"]
+    assert [weights_on(stage, "float32", split) for stage in split] == ["float32", "float32"]
+    alone = (Stage("cpu", range(6)),)
+    assert weights_on(alone[0], "float16", alone) == "float16"
+
+
+@torch.inference_mode()
+def test_a_part_takes_what_a_part_in_another_format_hands_on(folder: Path) -> None:
+    opened = open_checkpoint(str(folder))
+    first, last = (
+        TorchForward(opened.read(weights, layers=layers), 1)
+        for weights, layers in (("float16", range(1)), ("bfloat16", range(1, 2)))
+    )
+    sequence = Sequence(0, [1, 2, 3], SamplingParams(), seed=0)
+    sequence.slot = 0
+    chunks = [Chunk(sequence, 0, 3)]
+    logits = last.logits(last.hidden(chunks, first.hidden(chunks)))
+    exact = TorchForward(opened.read(), 1)
+    expected = exact.logits(exact.hidden(chunks))
+    assert (logits - expected).norm() < 0.05 * expected.norm()
+
+
+def test_a_device_without_room_is_a_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("model_service.models.stored.room", full)
+    with pytest.raises(CheckpointError, match=r"cpu has no memory left for layers 0-1 of .*tiny in float32"):
+        open_checkpoint(str(folder)).read()
