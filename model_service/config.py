@@ -8,16 +8,13 @@ by hand (`CommonSettings(home=folder)`, as tests do) reads no file and no enviro
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -28,7 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from model_service.byte_sizes import read_size
+from model_service.setting_types import Device, Size
 from model_service.settings_sources import (
     FILE_NAME,
     SettingsError,
@@ -42,24 +39,6 @@ from model_service.settings_sources import (
 SOCKET_PATH_LIMIT = 107  # bytes of a Unix socket's address on Linux, without its closing zero
 
 Weights = Literal["auto", "float16", "bfloat16", "float32", "int8"]
-
-
-def _size(amount: object) -> int:
-    """Read an amount of memory; the line names the rule and not what was given."""
-    try:
-        return read_size(str(amount))
-    except ValueError:
-        raise ValueError("must be an amount of memory, like 10GiB or 512MB") from None
-
-
-def _device(name: str) -> str:
-    if not re.fullmatch(r"cuda:\d+|cpu(:\d+)?", name):
-        raise ValueError("must name devices as cuda:0, cpu, or cpu:0 and cpu:1 for parts of the CPU's memory")
-    return name
-
-
-Size = Annotated[int, BeforeValidator(_size)]
-Device = Annotated[str, AfterValidator(_device)]
 
 
 class Section(BaseModel):

@@ -6,10 +6,12 @@
 A simulated GPU loses what a CUDA context takes, as a real one would; nothing is kept for training there.
 """
 
+import asyncio
 import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +24,8 @@ from model_service.models.folder import CheckpointError
 from model_service.placement.inventory import machine
 from model_service.placement.plan import Device, ModelPlan, Plan, PlanRefused, Wanted, plan
 from model_service.placement.variants import SOURCES
-from model_service.placement.wishes import Machine, Wishes, is_adapter, with_reserve
+from model_service.placement.wishes import IsAdapter, Machine, Wishes, is_adapter, with_reserve
+from model_service.probe import held_bytes
 
 CONTEXT_BYTES = 512 << 20  # of a CUDA context, before anything is loaded
 PAGE_WIDTH = 120  # of the table, where there is no terminal
@@ -46,7 +49,7 @@ def run(settings: CommonSettings, configured: Sequence[ModelSettings], request: 
     real = request.simulate is None
     try:
         specs = tuple(configured) if request.models is None else chosen(request.models, configured)
-        there = machine(settings.service.device_memory) if real else Machine(simulated(request.simulate or ""))
+        there = this_machine(settings) if real else Machine(simulated(request.simulate or ""))
         made, why_not = planned(settings, there, specs, for_training=real)
     except (BadPlan, PlanRefused, CheckpointError) as error:
         sys.stderr.write(f"{error}\n")
@@ -57,6 +60,11 @@ def run(settings: CommonSettings, configured: Sequence[ModelSettings], request: 
         Console(width=None if sys.stdout.isatty() else PAGE_WIDTH).print(table(made, specs), devices_table(made))
     sys.stderr.writelines(f"{line}\n" for line in why_not)
     return 1 if why_not else 0
+
+
+def this_machine(settings: CommonSettings) -> Machine:
+    """Look at this machine; what our own running service has loaded does not count as others'."""
+    return machine(settings.service.device_memory, asyncio.run(held_bytes(settings)))
 
 
 def chosen(names: str, configured: Sequence[ModelSettings]) -> tuple[ModelSettings, ...]:
@@ -98,10 +106,13 @@ def planned(
     """Plan the models together; also returns a sentence for each that has no place. Raises CheckpointError."""
     service = settings.service
     allow_cpu = service.allow_cpu or not for_training  # who simulates a CPU means it to be used
-    wishes = Wishes(there, service.model_copy(update={"allow_cpu": allow_cpu}), specs)
-    wanted: list[Wanted] = [wishes.wanted(spec) for spec in specs if not is_adapter(spec)]
-    if for_training:
-        there = with_reserve(there, settings.training.reserve, wanted)
+    reserve = settings.training.reserve if for_training else "none"
+    wishes = Wishes(there, service.model_copy(update={"allow_cpu": allow_cpu}), specs, trained=reserve != "none")
+    wanted: list[Wanted] = []
+    for spec in specs:
+        with suppress(IsAdapter):  # its base has counted it
+            wanted += [] if is_adapter(spec) else [wishes.wanted(spec)]
+    there = with_reserve(there, reserve, wanted)
     made = plan(there.devices, wanted, margin=service.memory_margin, allow_cpu=allow_cpu)
     return made, [made.refused[spec.name].why for spec in specs if spec.name in made.refused]
 

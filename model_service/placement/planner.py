@@ -15,7 +15,7 @@ from model_service.config import ModelSettings, ServiceSettings
 from model_service.models.folder import CheckpointError
 from model_service.placement.plan import ModelPlan, Plan, PlanRefused, Wanted, plan
 from model_service.placement.room import DeviceUse, NoRoom, Placement
-from model_service.placement.wishes import Machine, Wishes, is_adapter, with_reserve
+from model_service.placement.wishes import IsAdapter, Machine, Wishes, is_adapter, with_reserve
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +46,15 @@ class DevicePlanner:
         with self._lock:
             together, wishes = self._plan_together()
             if is_adapter(spec):
-                return ModelPlan(spec.name, "auto", (), 0, {}, "It is an adapter, which its base has counted.")
+                return _on_its_base(spec)
             known = next((w for w in self._specs if w.name == spec.name and w.source == spec.source), None)
             intended = next((m for m in together.models if known and m.name == spec.name), None)
             if intended and self._is_free(together, intended, beside):
                 return intended
-            alone = self._planned([wishes.wanted(spec)], beside)
+            try:
+                alone = self._planned([wishes.wanted(spec)], beside)
+            except IsAdapter:
+                return _on_its_base(spec)
         if refused := alone.refused.get(spec.name):
             raise PlanRefused(refused.why) if refused.for_ever else NoRoom(refused.why)
         return alone.models[0]
@@ -71,17 +74,21 @@ class DevicePlanner:
 
     def _plan_together(self) -> tuple[Plan, Wishes]:
         if self._together is None or self._wishes is None:
-            self._wishes = Wishes(self._find_machine(), self._service, self._specs)
+            self._wishes = self._wishes_on(self._find_machine())
             models: list[Wanted] = []
             for spec in self._specs:
                 try:
                     models += [] if is_adapter(spec) else [self._wishes.wanted(spec)]
+                except IsAdapter:
+                    continue
                 except CheckpointError as error:  # `place` raises it again, to whoever wants that model
                     log.debug("%s is planned when it is asked for: %s", spec.name, error)
-            machine = with_reserve(self._wishes.machine, self._reserve, models)
-            self._wishes = Wishes(machine, self._service, self._specs)
+            self._wishes = self._wishes_on(with_reserve(self._wishes.machine, self._reserve, models))
             self._together = self._planned(models, ())
         return self._together, self._wishes
+
+    def _wishes_on(self, machine: Machine) -> Wishes:
+        return Wishes(machine, self._service, self._specs, trained=self._reserve != "none")
 
     def _planned(self, models: Sequence[Wanted], beside: Sequence[Placement]) -> Plan:
         assert self._wishes is not None
@@ -92,3 +99,7 @@ class DevicePlanner:
         taken = {d.name: sum(placement.device_bytes.get(d.name, 0) for placement in beside) for d in together.devices}
         rooms = {d.name: d.budget(self._service.memory_margin) for d in together.devices}
         return all(taken[name] + size <= rooms[name] for name, size in intended.device_bytes.items())
+
+
+def _on_its_base(spec: ModelSettings) -> ModelPlan:
+    return ModelPlan(spec.name, "auto", (), 0, {}, "It is an adapter, which its base has counted.")

@@ -30,27 +30,39 @@ class Machine:
     fastest: Callable[[Shape], tuple[str, str]] = lambda shape: CPU_FORMATS
 
 
-class Wishes:
-    """Says what a model takes. specs: all of the settings', among them the adapters that a model must have room for."""
+class IsAdapter(Exception):
+    """A hub id leads to an adapter, which runs on another model."""
 
-    def __init__(self, machine: Machine, service: ServiceSettings, specs: Iterable[ModelSettings] = ()) -> None:
-        self.machine, self._service = machine, service
+
+class Wishes:
+    """Says what a model takes. specs: all of the settings', among them the adapters that a model must have room for.
+
+    trained: whether a model must have room for one adapter more, which training makes.
+    """
+
+    def __init__(
+        self, machine: Machine, service: ServiceSettings, specs: Iterable[ModelSettings] = (), *, trained: bool = False
+    ) -> None:
+        self.machine, self._service, self._num_spare = machine, service, int(trained)
         self._bases = [bases_of(spec) for spec in specs if is_adapter(spec)]
 
     def wanted(self, spec: ModelSettings) -> Wanted:
         """Read its config.json, from the hub if it lies there; the published variants need none.
 
-        Raises CheckpointError.
+        Raises CheckpointError, or IsAdapter.
         """
         shape, labels = known_shape(spec.source), 0
         if shape is None or spec.task == "classify":
-            config = read_config(find_folder(spec.source, (CONFIG,)))
+            folder = find_folder(spec.source, (CONFIG, ADAPTER_CONFIG))
+            if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file():
+                raise IsAdapter
+            config = read_config(folder)
             shape = read_shape(config, spec.source)
             labels = _num_labels(config) if spec.task == "classify" else 0
         kernels = self.machine.kernels and not shape.why_not_native and not labels
         num_adapters = sum(spec.name in bases or spec.source in bases for bases in self._bases)
         devices = None if spec.devices == "auto" else tuple(spec.devices)
-        sizes = Sizes(shape, labels, kernels, num_adapters)
+        sizes = Sizes(shape, labels, kernels, 0 if labels else num_adapters + self._num_spare)
         made = Wanted(spec.name, sizes, spec.weights, *CPU_FORMATS, devices, self._service.max_num_seqs)
         if not self._measured(made):
             return made
@@ -100,9 +112,10 @@ def is_adapter(spec: ModelSettings) -> bool:
 def bases_of(spec: ModelSettings) -> frozenset[str]:
     """Return the names and sources an adapter gives for its base; none if it cannot be read, which its load says."""
     folder, found = Path(spec.source).expanduser(), set()
-    for name, key in ((ADAPTER_CONFIG, "base_model_name_or_path"), ("manifest.json", "base")):
+    for name, keys in ((ADAPTER_CONFIG, ("base_model_name_or_path",)), ("manifest.json", ("runs_on", "base"))):
         try:
-            found.add(str(json.loads((folder / name).read_text(encoding="utf-8")).get(key)))
+            content = json.loads((folder / name).read_text(encoding="utf-8"))
+            found.add(str(next((content[key] for key in keys if content.get(key)), None)))
         except (OSError, ValueError, AttributeError):
             continue
     return frozenset(found - {"None"})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from model_service.placement.inventory import capped, cpu
+from model_service.placement.inventory import capped, cpu, without
 from model_service.placement.plan import Device, PlanRefused
 from tests.placement.builders import GIB
 
@@ -81,3 +81,21 @@ def test_named_parts_of_the_cpu_take_its_place() -> None:
 def test_a_cap_on_a_gpu_that_is_not_there_is_refused() -> None:
     with pytest.raises(PlanRefused, match=r"service.device_memory names cuda:3; the devices here are cpu\."):
         capped((Device("cpu", "cpu", GIB),), {"cuda:3": GIB})
+
+
+def test_a_cap_on_the_whole_cpu_and_on_parts_of_it_contradict_each_other() -> None:
+    with pytest.raises(PlanRefused, match="names the CPU whole and in parts"):
+        capped((Device("cpu", "cpu", GIB),), {"cpu": GIB, "cpu:0": GIB})
+
+
+def test_what_our_own_service_has_loaded_is_not_others() -> None:
+    there = (Device("cuda:0", "gpu", 8 * GIB, 5 * GIB), Device("cpu", "cpu", 8 * GIB, 4 * GIB))
+    left = without(there, {"cuda:0": 4 * GIB, "cpu:0": GIB, "cpu:1": GIB, "cuda:7": GIB})
+    assert [device.used_bytes for device in left] == [GIB, 2 * GIB]
+    assert without(there[:1], {"cuda:0": 6 * GIB})[0].used_bytes == 0
+
+
+def test_a_system_that_tells_nothing_but_its_size_is_taken_as_empty(tmp_path: Path) -> None:
+    device = cpu(tmp_path, tmp_path)
+    assert device.used_bytes == 0
+    assert device.total_bytes >= cpu().total_bytes * 0.99, "a container may have less"

@@ -120,6 +120,19 @@ def test_adapters_take_room_on_their_base_and_none_of_their_own(tmp_path: Path) 
     assert more == 9 * 12 * 16 * 16 * 768 * 2, "its matrices and eight places: layers, rank, widths, FP16"
 
 
+def test_a_hub_id_that_leads_to_an_adapter_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    monkeypatch.setattr("model_service.placement.wishes.find_folder", lambda source, wanted: tmp_path)
+    adapter = spec("jokes", "somebody/jokes-lora")
+    rooms = planner(*gpus(8), specs=(adapter,))
+    assert rooms.place(adapter, []).stages == ()
+
+
+def test_with_training_on_a_model_has_room_for_one_adapter_more() -> None:
+    with_training = planner(*gpus(8), reserve=GIB).place(spec("gpt2"), []).device_bytes["cuda:0"]
+    assert with_training - planner(*gpus(8)).place(spec("gpt2"), []).device_bytes["cuda:0"] == 9 * 12 * 256 * 768 * 2
+
+
 def test_training_keeps_memory_on_the_device_where_it_runs() -> None:
     machine = Machine((*gpus(8, 8), Device("cpu", "cpu", 8 * GIB)))
     models = [known("gpt2"), known("gpt2-xl")]
