@@ -29,7 +29,7 @@ from importlib.machinery import PathFinder
 class WithoutTorch(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        hidden = {"torch", "transformers", "fastapi", "uvicorn", "numpy", "safetensors", "tokenizers"}
+        hidden = {"torch", "transformers", "fastapi", "uvicorn", "safetensors", "tokenizers"}
         return None if name.partition(".")[0] in hidden else super().find_spec(name, path, target)
 
 sys.meta_path = [WithoutTorch if finder is PathFinder else finder for finder in sys.meta_path]

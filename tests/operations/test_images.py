@@ -186,6 +186,9 @@ async def test_both_processes_run_as_in_their_images_and_stop_on_sigterm() -> No
             ):
                 answer = await answered(playground, service_env, folder, robin)
                 assert answer["content"]
+                await robin.say("!models")
+                shown = await robin.wait_for(lambda m: m["attachments"], timeout_s=30)
+                assert shown["attachments"][0]["content_type"] == "image/png", "drawn without the service's libraries"
                 bot_code, bot_log = await stopped(bot)
                 service_code, service_log = await stopped(service)
         assert (bot_code, service_code) == (0, 0), bot_log + service_log
