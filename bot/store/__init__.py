@@ -8,28 +8,41 @@ import time
 from pathlib import Path
 from typing import Self
 
+from bot.store.bulk import GLOBAL, Bulk, Draft, Kept
 from bot.store.consent import CONSENT_TEXT, CONSENT_VERSION, Consents
 from bot.store.database import Database
-from bot.store.errors import CannotOpen, JobActive, Refused, StoreError, StoreFailed
-from bot.store.jobs import Job, Jobs
+from bot.store.duels import Choice, Duel, Duels, Record
+from bot.store.errors import CannotOpen, DuelOpen, JobActive, Refused, StoreError, StoreFailed
+from bot.store.jobs import Decision, Job, Jobs, Outcome
+from bot.store.joke_models import JokeModels
 from bot.store.jokes import Added, Counts, Imported, Joke, Jokes, Provenance
 from bot.store.settings import GuildSettings
 
 __all__ = [
     "CONSENT_TEXT",
     "CONSENT_VERSION",
+    "GLOBAL",
     "Added",
+    "Bulk",
     "CannotOpen",
+    "Choice",
     "Consents",
     "Counts",
+    "Decision",
+    "Duel",
+    "DuelOpen",
+    "Duels",
     "GuildSettings",
     "Imported",
     "Job",
     "JobActive",
     "Jobs",
     "Joke",
+    "JokeModels",
     "Jokes",
+    "Outcome",
     "Provenance",
+    "Record",
     "Refused",
     "Store",
     "StoreError",
@@ -43,9 +56,12 @@ class Store:
     def __init__(self, database: Database, *, has_permission: bool) -> None:
         self._database = database
         self.jokes = Jokes(database, has_permission=has_permission)
+        self.bulk = Bulk(database)
         self.consent = Consents(database)
         self.settings = GuildSettings(database)
         self.jobs = Jobs(database)
+        self.joke_models = JokeModels(database)
+        self.duels = Duels(database)
 
     @classmethod
     async def open(cls, path: Path, discord_permission: str | None = None) -> Self:

@@ -8,6 +8,7 @@ StoreError
 │   └── NewerDatabase     written by a newer version of the code
 ├── StoreFailed           a read or write broke later (disk full, file locked); nothing was half-written
 ├── JobActive             this guild already has a fine-tune that has not ended
+├── DuelOpen              this channel already has a duel that has not ended
 └── Refused (ValueError)  what was asked for breaks a rule
     ├── TooShort, TooLong, BadCharacters      the text of a joke
     ├── LicenceMissing                        an import without a licence
@@ -79,6 +80,13 @@ class JobActive(StoreError):
 
     def __init__(self) -> None:
         super().__init__("A fine-tune is already running here. Wait for it, or cancel it first.")
+
+
+class DuelOpen(StoreError):
+    """A channel holds one duel at a time."""
+
+    def __init__(self) -> None:
+        super().__init__("A duel is already open in this channel. Vote in it, or wait until it has ended.")
 
 
 class Refused(StoreError, ValueError):

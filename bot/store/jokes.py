@@ -196,6 +196,8 @@ class Jokes:
             await connection.execute("UPDATE jokes SET author_id = NULL WHERE author_id = :user_id", person)
             await connection.execute("DELETE FROM consents WHERE user_id = :user_id", person)
             await connection.execute("UPDATE jobs SET started_by = NULL WHERE started_by = :user_id", person)
+            await connection.execute("UPDATE jobs SET decided_by = NULL WHERE decided_by = :user_id", person)
+            await connection.execute("DELETE FROM duel_votes WHERE user_id = :user_id", person)
             return deleted
 
         deleted = await self._database.write(work)
