@@ -12,11 +12,12 @@ import discord
 from bot.errors import BadInput
 from bot.service_client import Json
 from bot.ui.charts import Share, size
-from bot.ui.text import inline
+from bot.ui.text import inline, sanitise
 
 COLOUR = 0x5865F2
 MARKS = {"ready": "🟢", "loading": "🟡", "unloaded": "⚪", "failed": "🔴"}
 LIST_LIMIT = 4000  # characters; Discord takes 4096 in an embed's description
+NAME_LIMIT = 100
 NAMES_LIMIT = 12  # names in a refusal
 CHOICES_LIMIT, LABEL_LIMIT = 25, 100  # Discord's
 CLOSE = 0.6
@@ -24,9 +25,10 @@ CLOSE = 0.6
 
 def overview(cards: Sequence[Json], live: str, default: str) -> discord.Embed:
     """All models, the one that tells jokes here marked."""
-    lines = [describe(card, is_live=card["id"] == live) for card in cards]
-    if all(card["id"] != live for card in cards):
-        lines = [f"⚠️ {gone(live, default)}", *(describe(card, is_live=card["id"] == default) for card in cards)]
+    is_there = any(card["id"] == live for card in cards)
+    lines = [describe(card, is_live=card["id"] == (live if is_there else default)) for card in cards]
+    if cards and not is_there:
+        lines = [f"⚠️ {gone(live, default) if live != default else nobody(default)}", *lines]
     shown = list(itertools.takewhile(lambda length: length <= LIST_LIMIT, itertools.accumulate(map(_length, lines))))
     if len(shown) < len(lines):
         lines = [*lines[: len(shown)], f"… and {len(lines) - len(shown)} more."]
@@ -37,12 +39,11 @@ def overview(cards: Sequence[Json], live: str, default: str) -> discord.Embed:
 def describe(card: Json, *, is_live: bool) -> str:
     """One model in two lines."""
     marks = f"{'🎤 ' if is_live else ''}**{named(card)}**{' 📌' if card.get('pinned') else ''}"
-    weights = str(card.get("weights") or "").removeprefix("auto")
     taken = card_bytes(card)
     facts = [
         f"{MARKS.get(_state(card), '')} {state_words(card)}".strip(),
         "reads moods" if card.get("task") == "classify" else "writes",
-        weights,
+        {"auto": "", None: ""}.get(card.get("weights"), str(card.get("weights"))),
         size(taken) if taken else "",
         _layers(card),
     ]
@@ -70,8 +71,8 @@ def choose(cards: Sequence[Json], name: str) -> Json:
     if card is None:
         close = [str(each["id"]) for each in cards if _ratio(str(each["id"]), name) >= CLOSE]
         nearest = max(close, key=lambda model: _ratio(model, name), default="")
-        hint = f" Did you mean `{inline(nearest, 100)}`?" if nearest else ""
-        raise BadInput(f"There is no model called `{inline(name, 100)}`.{hint} {_tellers(cards, name)}")
+        hint = f" Did you mean {code(nearest)}?" if nearest else ""
+        raise BadInput(f"There is no model called {code(name)}.{hint} {_tellers(cards, name)}")
     if not _tells_jokes(card):
         raise BadInput(f"{named(card)} reads moods and cannot tell jokes. {_tellers(cards, name)}")
     if _state(card) == "failed":
@@ -85,7 +86,7 @@ def chosen(card: Json, before: str) -> str:
     if card["id"] == before:
         told = f"✅ {named(card)} tells the jokes here, as before."
     else:
-        told = f"✅ {named(card)} tells the jokes here now; before, it was `{inline(before, 100)}`."
+        told = f"✅ {named(card)} tells the jokes here now; before, it was {code(before)}."
     if _state(card) == "unloaded":
         return f"{told} It is not loaded: it loads at the first joke, which takes a little longer for that."
     if _state(card) == "loading":
@@ -104,9 +105,13 @@ def choices(cards: Sequence[Json], typed: str, live: str) -> list[tuple[str, str
 def gone(model: str, default: str) -> str:
     """Say that the chosen model is not there any more, who tells jokes instead, and what to do."""
     return (
-        f"`{inline(model, 100)}` is gone, so `{inline(default, 100)}` tells the jokes. A moderator can choose another"
-        " with `/model set`."
+        f"{code(model)} is gone, so {code(default)} tells the jokes. A moderator can choose another with `/model set`."
     )
+
+
+def nobody(default: str) -> str:
+    """Say that the model that should tell the jokes by the settings is not there."""
+    return f"{code(default)} should tell the jokes, but is not there. A moderator can choose another with `/model set`."
 
 
 def share_of(card: Json) -> Share:
@@ -132,7 +137,13 @@ def card_bytes(card: Json) -> int:
 
 def named(card: Json) -> str:
     """Its name as code."""
-    return f"`{inline(str(card['id']), 100)}`"
+    return code(str(card["id"]))
+
+
+def code(name: str) -> str:
+    """A name as code, where Discord shows every character as it is."""
+    line = " ".join(sanitise(name).split()).replace("`", "'")
+    return f"`{line if len(line) <= NAME_LIMIT else line[: NAME_LIMIT - 1] + '…'}`"
 
 
 def _length(line: str) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import discord
 from discord.ext import commands
 
+from bot.cogs.model_words import code
 from bot.service_client import Json
 from bot.ui.text import inline
 
@@ -52,7 +53,7 @@ def about(live_model: str, models: str, uptime_s: float, prefix: str, *, message
         ),
         colour=COLOUR,
     )
-    embed.add_field(name="Jokes here are told by", value=f"`{inline(live_model, 100)}`")
+    embed.add_field(name="Jokes here are told by", value=f"{code(live_model)}")
     embed.add_field(name="Models", value=models)
     embed.add_field(name="Up for", value=_uptime(uptime_s))
     if not message_content:

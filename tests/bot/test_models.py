@@ -110,6 +110,18 @@ def test_one_that_nobody_asked_for_yet_says_when_it_loads() -> None:
     assert shown == "**`gpt2`**\n-# ⚪ not loaded (loads when asked) · writes · float32"
 
 
+def test_names_are_shown_as_they_are_and_cannot_break_out() -> None:
+    assert model_words.code("my_model*2") == "`my_model*2`"
+    assert model_words.code("a`b @everyone") == "`a'b @\u200beveryone`"
+    assert len(model_words.code("x" * 500)) == 102
+
+
+def test_a_default_that_is_not_there_is_said_and_so_is_an_empty_service() -> None:
+    shown = model_words.overview([card("llama")], "jokes-mini", "jokes-mini").description or ""
+    assert shown.startswith("⚠️ `jokes-mini` should tell the jokes, but is not there. A moderator can choose another")
+    assert model_words.overview([], "jokes-mini", "jokes-mini").description == "There are none."
+
+
 async def test_a_server_of_the_openai_shape_is_listed_with_what_it_says(service: FakeService, stage: Stage) -> None:
     service.models = [{"id": "jokes-mini", "object": "model"}, {"id": "llama", "object": "model", "owned_by": "vllm"}]
     shown = words(await ask(stage.robin, "!models"))

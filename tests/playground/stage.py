@@ -86,7 +86,7 @@ class Comedy(commands.Cog):
         """Send a picture in an embed."""
         embed = discord.Embed(title="Chart", colour=0x57C78A).set_image(url="attachment://chart.png")
         embed.add_field(name="jokes", value="12")
-        await ctx.reply(embed=embed, file=discord.File(io.BytesIO(PNG), "chart.png"))
+        await ctx.reply(embed=embed, file=discord.File(io.BytesIO(PNG), "chart.png", description="Twelve"))
 
     @commands.hybrid_command()
     @commands.has_permissions(manage_guild=True)

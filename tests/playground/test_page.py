@@ -166,6 +166,7 @@ async def test_pictures_embeds_and_reactions_are_shown(browser: Browser) -> None
         embed = page.locator(".embed")
         await expect(embed).to_contain_text("Chart")
         picture = embed.locator("img.picture")
+        await expect(picture).to_have_attribute("alt", "Twelve")
         await page.wait_for_function("image => image.naturalWidth === 2", arg=await picture.element_handle())
         drawn = await stage.robin.wait_for(lambda m: m["embeds"])
         await stage.morgan.react(drawn["id"], "😂")
