@@ -7,6 +7,7 @@ import asyncio
 import importlib.util
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 
 Verbose = Annotated[bool, typer.Option("--verbose", help="Log at DEBUG, which shows people's text.")]
+MAX_ID = 2**63 - 1  # what Discord numbers servers by
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -96,6 +98,54 @@ def plan(context: typer.Context) -> None:
 def convert(context: typer.Context) -> None:
     """Turn weights that are pickles (.bin) into safetensors: `convert SOURCE TARGET`, from a folder or hub id."""
     _hand_over("convert", *context.args)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="CSV, TSV, JSONL or Parquet, also .gz; or hf:owner/name.")],
+    column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column with the jokes; given twice, both are joined. Default: the obvious one."),
+    ] = None,
+    guild: Annotated[
+        int | None, typer.Option(help="Server they are for; default: global, for the owner's model.", min=1, max=MAX_ID)
+    ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the jokes, like CC0-1.0; default: as the source says.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, show a few, write nothing.")] = False,
+    encoding: Annotated[str | None, typer.Option(help="Encoding of a text file; default: UTF-8.")] = None,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out lines of another encoding.")] = False,
+    no_header: Annotated[
+        bool, typer.Option("--no-header", help="The first line is a joke; columns are 1, 2, 3.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Which part of a data set of the hub.")] = "train",
+    subset: Annotated[
+        str | None, typer.Option(help="Which subset of a data set of the hub, where it has some.")
+    ] = None,
+) -> None:
+    """Import jokes from a file or a data set of the hub; also while the bot runs."""
+    settings = settings_or_exit(load_settings, make_home=not dry_run)
+    from bot.importing_command import Request, import_jokes
+    from bot.importing_records import TextOptions
+
+    text = TextOptions(encoding, skip_broken, has_header=not no_header)
+    request = Request(source, tuple(column or ()), guild, licence, dry_run, text, split, subset)
+    raise SystemExit(import_jokes(settings, request))
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="JSONL or CSV to write, also .gz.", dir_okay=False)],
+    guild: Annotated[
+        int | None, typer.Option(help="Server whose jokes; default: the global ones.", min=1, max=MAX_ID)
+    ] = None,
+) -> None:
+    """Export a server's jokes, or the global ones, to a file that import reads."""
+    settings = settings_or_exit(load_settings, make_home=False)
+    from bot.exporting import export_jokes
+
+    raise SystemExit(export_jokes(settings, file, guild))
 
 
 @app.command(context_settings=PASSED_ON, add_help_option=False)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from bot.store.bulk import GLOBAL, Bulk, Draft, Kept
+from bot.store.bulk import GLOBAL, Bulk
 from bot.store.consent import CONSENT_TEXT, CONSENT_VERSION, Consents
 from bot.store.database import Database
 from bot.store.duels import Choice, Duel, Duels, Record

@@ -19,14 +19,19 @@ _BLANK = ("Z", "P", "Cc")  # beginnings of the categories: separators, punctuati
 
 def clean(text: str) -> str:
     """Return the text as it is kept: outer blanks and CR removed; raises TooShort, TooLong or BadCharacters."""
+    return clean_and_key(text)[0]
+
+
+def clean_and_key(text: str) -> tuple[str, str]:
+    """Return the text as `clean` does, and its key as `normalise` does, for the price of one."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip()
-    if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
+    if not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t" for c in text):
         raise BadCharacters
     if len(text) > MAX_CHARACTERS:
         raise TooLong(len(text), MAX_CHARACTERS)
-    if len(text) < MIN_CHARACTERS or not normalise(text):
+    if len(text) < MIN_CHARACTERS or not (key := normalise(text)):
         raise TooShort(MIN_CHARACTERS)
-    return text
+    return text, key
 
 
 def normalise(text: str) -> str:
@@ -34,6 +39,8 @@ def normalise(text: str) -> str:
 
     Idempotent, and defined for every str. A text of punctuation alone keeps it, so that "?!?" is not "...".
     """
+    if text.isascii() and (words := text.translate(_ASCII).split()):
+        return " ".join(words)
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
     text = unicodedata.normalize("NFKC", text.casefold()).translate(_APOSTROPHES)  # ŉ folds to ʼn
     shown = "".join(c for c in text if not _is_invisible(c))
@@ -50,3 +57,15 @@ def _is_blank(character: str) -> bool:
     if character in _MARKDOWN:
         return True
     return character not in _MEANINGFUL and unicodedata.category(character).startswith(_BLANK)
+
+
+def _ascii_table() -> dict[int, str | None]:
+    """What the steps of `normalise` make of each ASCII character; most jokes need no more than this."""
+    table: dict[int, str | None] = {}
+    for character in map(chr, range(128)):
+        is_dropped = ord(character) in _APOSTROPHES or _is_invisible(character)
+        table[ord(character)] = None if is_dropped else " " if _is_blank(character) else character.lower()
+    return table
+
+
+_ASCII = _ascii_table()

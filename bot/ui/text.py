@@ -55,6 +55,11 @@ def sanitise(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text)
 
 
+def is_unwelcome(text: str) -> bool:
+    """Say whether a text holds a slur, a link or one of Discord's tags: no model should learn to write them."""
+    return any(pattern.search(text) for pattern in (_SLUR, _LINKS, _TAGS))
+
+
 def inline(text: str, limit: int = 200) -> str:
     """One safe line for a list, a title or a quotation, cut with an ellipsis; formatting is shown, not applied."""
     line = " ".join(sanitise(text).split())

@@ -46,7 +46,7 @@ def test_help_lists_every_command_and_nothing_that_is_not_there(tmp_path: Path) 
     ended = punchline("--help", cwd=tmp_path)
     assert ended.returncode == 0
     names = list(get_command(app).commands)  # type: ignore[attr-defined]
-    assert names == ["run", "bot", "serve", "ask", "doctor", "plan", "convert", "train", "bench"]
+    assert names == ["run", "bot", "serve", "ask", "doctor", "plan", "convert", "import", "export", "train", "bench"]
     assert all(f" {name} " in ended.stdout for name in names)
 
 
