@@ -61,7 +61,7 @@ def convert_hint(source: object) -> str:
 
 def _fetched(hub_id: str, wanted: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download  # a second of imports that folders do not need
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         folder = Path(snapshot_download(hub_id, allow_patterns=list(wanted)))
@@ -69,6 +69,12 @@ def _fetched(hub_id: str, wanted: Sequence[str]) -> Path:
         raise CheckpointError(
             f"{hub_id} is not on this machine, and the hub cannot be reached to download it. Check the network"
             " (and that HF_HUB_OFFLINE is not set), or copy the model here and give its folder."
+        ) from error
+    except GatedRepoError as error:
+        raise CheckpointError(f"{hub_id} is gated: accept its terms on the hub, and set HF_TOKEN.") from error
+    except RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no model {hub_id} on the hub, or it is private. Check the id; for a private one set HF_TOKEN."
         ) from error
     except Exception as error:  # the hub client raises many kinds, all of them "not there"
         raise CheckpointError(f"{hub_id} could not be fetched from the hub: {str(error).splitlines()[0]}") from error

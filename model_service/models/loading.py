@@ -136,8 +136,17 @@ def read_tokenizer(folder: Path) -> Tokenizer:
 
 
 def _tokenizer(folder: Path) -> Tokenizer:
-    if (folder / "tokenizer.json").exists():
-        return Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        if (folder / "tokenizer.json").exists():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return _old_tokenizer(folder)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise CheckpointError(f"The tokenizer in {folder} could not be read: {error}") from error
+
+
+def _old_tokenizer(folder: Path) -> Tokenizer:
     if not (folder / "vocab.json").exists() or not (folder / "merges.txt").exists():
         raise CheckpointError(f"{folder} has neither tokenizer.json nor vocab.json with merges.txt.")
     bpe = tokenizer_models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))

@@ -218,3 +218,15 @@ def test_a_device_without_room_is_a_sentence(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr("model_service.models.stored.room", full)
     with pytest.raises(CheckpointError, match=r"cpu has no memory left for layers 0-1 of .*tiny in float32"):
         open_checkpoint(str(folder)).read()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+def test_a_broken_tokenizer_is_a_sentence(folder: Path, name: str) -> None:
+    for file in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / file).unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match=r"has neither tokenizer\.json nor vocab\.json with merges\.txt"):
+        open_checkpoint(str(folder))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / name).write_text('{"half": ')
+    with pytest.raises(CheckpointError, match=r"The tokenizer in .*tiny could not be read: "):
+        open_checkpoint(str(folder))

@@ -1,4 +1,4 @@
-"""What reading checkpoints takes of the host's memory. `python -m tests.models.peak_memory TINY FOLDER …`.
+"""What reading checkpoints takes of the host's memory. `python -m tests.models.peak_memory TINY FOLDER=float32 …`
 
 Each case runs in a process of its own, forked when all is imported: its peak (VmHWM) less what it had before is what
 reading took, and what it has afterwards less that is what stays.
@@ -22,16 +22,16 @@ from model_service.models.loading import DTYPES, open_checkpoint
 from model_service.models.stored import CONV1D, short_name
 
 
-def main(tiny: Path, *folders: Path) -> None:
-    """Measure every way for each folder. tiny: a checkpoint that is read before, for what the first reading sets up."""
-    for folder in folders:
-        for way, read in WAYS.items():
-            sys.stdout.flush()
-            if child := os.fork():
-                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-            else:
-                print(json.dumps({"folder": folder.name, "way": way, **measured(read, tiny, folder)}), flush=True)
-                os._exit(0)
+def main(tiny: Path, *cases: str) -> None:
+    """Measure cases, `FOLDER=WAY`. tiny: a checkpoint that is read before, for what the first reading sets up."""
+    for case in cases:
+        folder, _, way = case.rpartition("=")
+        sys.stdout.flush()
+        if child := os.fork():
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        else:
+            print(json.dumps({"way": way, **measured(WAYS[way], tiny, Path(folder))}), flush=True)
+            os._exit(0)
 
 
 def measured(read: Callable[[Path], object], tiny: Path, folder: Path) -> dict[str, int]:
@@ -67,6 +67,11 @@ def second_half(folder: Path) -> object:
     return opened.read("float32", layers=range(opened.shape.n_layer // 2, opened.shape.n_layer))
 
 
+def elsewhere(folder: Path) -> object:
+    """To a device that is not the CPU: what a GPU costs the host."""
+    return open_checkpoint(str(folder)).read("float16", "meta")
+
+
 def all_at_once(folder: Path) -> object:
     """The way of other programs, and of this one before: to see that the measurement notices it."""
     tensors = {}
@@ -83,9 +88,10 @@ WAYS = {
     **{weights: format_of(weights) for weights in ("float32", "bfloat16", "int8")},
     "int8 in torch": int8_in_torch,
     "second half": second_half,
+    "elsewhere": elsewhere,
     "all at once": all_at_once,
 }
 
 if __name__ == "__main__":
     torch.set_num_threads(2)
-    main(*map(Path, sys.argv[1:]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -21,68 +21,66 @@ from tests.support.tiny_models import byte_tokenizer, save_tiny_generator
 SHAPE = GPT2Shape(vocab_size=8192, n_positions=32, n_embd=512, n_layer=12, n_head=8)
 LAYER = 4 * 12 * SHAPE.n_embd**2  # bytes of a layer in float32
 SPARE = 16 << 20  # what it is read through, an empty cache of one slot, and what an allocator rounds up
-NUM_SHARDS = 3
+SHARDS = ("model-1.safetensors", "model-2.safetensors", "model-3.safetensors")
+BOUNDED = ("float32", "bfloat16", "int8", "int8 in torch", "second half")
+Figures = dict[tuple[str, str], dict[str, Any]]  # by folder and way
 
 
-def write(folder: Path, num_shards: int) -> Path:
-    """Write a random float32 checkpoint of 170 MB."""
-    folder.mkdir()
-    torch.manual_seed(0)
+def write(whole: Path, sharded: Path) -> None:
+    """Write a random float32 checkpoint of 170 MB, in one file and in three."""
+    generator = torch.Generator().manual_seed(0)
     tensors = {
-        f"transformer.{name}": torch.empty(size[::-1] if name.endswith(CONV1D) else size).normal_(std=0.02)
+        f"transformer.{name}": torch.empty(size[::-1] if name.endswith(CONV1D) else size).normal_(generator=generator)
         for name, size in tensor_sizes(SHAPE).items()
         if name != "lm_head.weight"
     }
-    names = sorted(tensors)
-    if num_shards == 1:
-        save_file(tensors, folder / "model.safetensors")
-    else:
-        places = {name: f"model-{i % num_shards}.safetensors" for i, name in enumerate(names)}
-        for shard in set(places.values()):
-            save_file({name: tensors[name] for name in names if places[name] == shard}, folder / shard)
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    config = {"model_type": "gpt2", **{k: getattr(SHAPE, k) for k in ("vocab_size", "n_positions", "n_embd")}}
-    (folder / "config.json").write_text(json.dumps({**config, "n_layer": SHAPE.n_layer, "n_head": SHAPE.n_head}))
-    byte_tokenizer().save_pretrained(folder)
-    return folder
+    places = {name: SHARDS[i % len(SHARDS)] for i, name in enumerate(sorted(tensors))}
+    sizes = {name: getattr(SHAPE, name) for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")}
+    for folder in (whole, sharded):
+        byte_tokenizer().save_pretrained(folder)
+        (folder / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    save_file(tensors, whole / "model.safetensors")
+    for file in SHARDS:
+        save_file({name: tensors[name] for name in tensors if places[name] == file}, sharded / file)
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
 
 
 @pytest.fixture(scope="module")
-def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], dict[str, Any]]:
-    """By folder and way."""
+def figures(tmp_path_factory: pytest.TempPathFactory) -> Figures:
+    """What each way takes, measured in one process after the other."""
     root = tmp_path_factory.mktemp("memory")
-    tiny = save_tiny_generator(root / "tiny")
-    folders = [write(root / "whole", 1), write(root / "sharded", NUM_SHARDS)]
-    command = [sys.executable, "-m", "tests.models.peak_memory", *map(str, (tiny, *folders))]
-    env = {
-        **os.environ,
-        "OMP_WAIT_POLICY": "passive",
-    }  # as in the service
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=80, env=env)
+    write(root / "whole", root / "sharded")
+    cases = [("whole", way) for way in WAYS] + [("sharded", way) for way in ("float32", "int8", "all at once")]
+    argv = [str(save_tiny_generator(root / "tiny")), *(f"{root / folder}={way}" for folder, way in cases)]
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.models.peak_memory", *argv],
+        env={**os.environ, "OMP_WAIT_POLICY": "passive"},  # as in the service
+        capture_output=True,
+        text=True,
+        timeout=80,
+    )
     assert ended.returncode == 0, ended.stderr
-    lines = [json.loads(line) for line in ended.stdout.splitlines()]
-    return {(line["folder"], line["way"]): line for line in lines}
+    return dict(zip(cases, map(json.loads, ended.stdout.splitlines()), strict=True))
 
 
-@pytest.mark.parametrize("folder", ["whole", "sharded"])
-@pytest.mark.parametrize("way", [way for way in WAYS if way != "all at once"])
-def test_reading_takes_no_more_than_the_model_and_one_layer(
-    figures: dict[tuple[str, str], dict[str, Any]], folder: str, way: str
-) -> None:
-    figure = figures[folder, way]
+@pytest.mark.parametrize("case", [*(("whole", way) for way in BOUNDED), ("sharded", "float32"), ("sharded", "int8")])
+def test_reading_takes_no_more_than_the_model_and_one_layer(figures: Figures, case: tuple[str, str]) -> None:
+    figure = figures[case]
     assert figure["peak"] <= figure["says"] + LAYER + SPARE, figure
     assert figure["stays"] <= figure["says"] + SPARE, figure
 
 
+def test_reading_to_another_device_takes_a_few_pieces_of_the_host(figures: Figures) -> None:
+    assert figures["whole", "elsewhere"]["peak"] <= SPARE  # 1.2 times the file would be 200 MB
+
+
 @pytest.mark.parametrize("folder", ["whole", "sharded"])
-def test_the_measurement_notices_a_model_that_is_read_all_at_once(
-    figures: dict[tuple[str, str], dict[str, Any]], folder: str
-) -> None:
+def test_the_measurement_notices_a_model_that_is_read_all_at_once(figures: Figures, folder: str) -> None:
     figure = figures[folder, "all at once"]
     assert figure["peak"] > figure["says"] + LAYER + SPARE, figure
 
 
-def test_formats_take_what_they_should(figures: dict[tuple[str, str], dict[str, Any]]) -> None:
+def test_formats_take_what_they_should(figures: Figures) -> None:
     numbers = SHAPE.n_layer * 12 * SHAPE.n_embd**2 + (SHAPE.vocab_size + SHAPE.n_positions) * SHAPE.n_embd
     says = {way: figures["whole", way]["says"] for way in WAYS}
     assert says["float32"] == pytest.approx(4 * numbers, rel=0.01)
