@@ -48,12 +48,13 @@ async def on_stage(
 ) -> AsyncIterator[Stage]:
     """Start everything, in the order a person would; end it in the other."""
     settings = make_settings(home, **bot)
+    limits = Timeouts(idle_s=settings.bot.answer_timeout_s)
     async with AsyncExitStack() as stack:
         if playground is None:
             playground = await stack.enter_async_context(Playground(port=0))
         stack.enter_context(redirect(playground.base_url))
         store = await stack.enter_async_context(await Store.open(home / "punchline.db"))
-        client = await stack.enter_async_context(ServiceClient(socket_path, timeouts=Timeouts(idle_s=10.0)))
+        client = await stack.enter_async_context(ServiceClient(socket_path, timeouts=limits))
         made = create_bot(settings, store, client, playground=True, message_content=message_content)
         await stack.enter_async_context(running(made, playground.bot_token))
         robin, morgan = await stack.enter_async_context(at_home(playground))
