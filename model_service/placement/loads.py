@@ -131,7 +131,8 @@ class Loads:
         def report(progress: float) -> None:
             loop.call_soon_threadsafe(job.report, progress)
 
-        found = await asyncio.to_thread(self._loader, spec, report, placement)
+        async with self._memory.quiet:
+            found = await asyncio.to_thread(self._loader, spec, report, placement)
         carried = self.carried(job.entry.slot)
         if isinstance(found, AdapterFolder):
             job.entry.folder, job.entry.is_adapter = found.folder, True

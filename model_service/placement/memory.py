@@ -21,6 +21,7 @@ class Memory:
     """The loaded models. news: called when one of them is not used any more, or is gone."""
 
     def __init__(self, drain_limit_s: float, news: Callable[[], None]) -> None:
+        self.quiet = asyncio.Lock()  # held while a model is loaded: CUDA cannot free what it likes during a capture
         self._drain_limit_s = drain_limit_s
         self._news = news
         self._slots: list[Slot] = []  # models, without the adapters on them
@@ -41,17 +42,19 @@ class Memory:
     async def remove(self, slots: Iterable[Slot]) -> None:
         """Close what nobody uses, and give its memory back. Adapters come before their bases."""
         gone = list(slots)
-        await asyncio.gather(*(slot.model.close() for slot in gone if slot.loaded))
-        for slot in gone:
-            slot.loaded = None
-        if any(slot.base is None for slot in gone):
-            await asyncio.to_thread(give_back)
+        async with self.quiet:
+            await asyncio.gather(*(slot.model.close() for slot in gone if slot.loaded))
+            for slot in gone:
+                slot.loaded = None
+            if any(slot.base is None for slot in gone):
+                await asyncio.to_thread(give_back)
         self._slots = [slot for slot in self._slots if slot not in gone]
         self._news()
 
     async def clean(self) -> None:
         """Give back what a load left behind that failed."""
-        await asyncio.to_thread(give_back)
+        async with self.quiet:
+            await asyncio.to_thread(give_back)
 
     @property
     def staying(self) -> list[Slot]:
