@@ -30,6 +30,7 @@ from model_service.engine.decode_step import causal_mask
 from model_service.engine.forward import TorchForward
 from model_service.engine.graphs import Graphs, Work
 from model_service.engine.scheduler import Chunk
+from model_service.engine.workspace import most_rows
 from model_service.models.decoder import Decoder
 
 RECTANGLES = (  # rows, tokens
@@ -41,13 +42,18 @@ WINDOW_CONTEXTS = (128, 256, 512, 1024)  # and the model's own: a window reads a
 BLOCKS = 8  # of slots, at most: windows are runs of them
 
 
+def rectangles(num_slots: int) -> list[tuple[int, int]]:
+    """Return those that so few sequences can fill: a wider one would only gather keys and values in vain."""
+    return [(rows, tokens) for rows, tokens in RECTANGLES if rows <= most_rows(num_slots)]
+
+
 class CapturedForward(TorchForward):
     """See the module. `graphs` are those of the runner too, so that all share their memory."""
 
     def __init__(self, model: Decoder, num_slots: int, graphs: Graphs) -> None:
         super().__init__(model, num_slots)
         self.graphs = graphs
-        self._rectangles = sorted(RECTANGLES, key=lambda r: r[0] * r[1])
+        self._rectangles = sorted(rectangles(num_slots), key=lambda r: r[0] * r[1])
         self._windows = [] if model.is_first and model.is_last else windows(num_slots)
         self._last = model.shape.n_positions - 1
         most = max(self._rectangles[-1][0] * self._rectangles[-1][1], num_slots)

@@ -112,7 +112,9 @@ def slots_within(
     """
     cache = 2 * (num_layers or shape.n_layer) * shape.n_positions * shape.n_embd * itemsize
     slot = cache + DRAW_BYTES * shape.vocab_size
-    slots = max(0, min(wanted, (free_bytes - workspace_bytes(shape, itemsize)) // slot))
+    slots = wanted
+    while slots and workspace_bytes(shape, itemsize, slots) + slots * slot > free_bytes:
+        slots -= 1
     numbers = f"{slot / 1e6:,.0f} MB each, {free_bytes / 1e9:.1f} of {total_bytes / 1e9:.1f} GB are free"
     if not slots:
         raise CheckpointError(f"The GPU has no memory left for a sequence of {shape.n_positions} tokens: {numbers}.")

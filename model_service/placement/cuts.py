@@ -57,13 +57,6 @@ class Placed:
             for stage, kind in zip(self.stages, self.kinds, strict=True)
         }
 
-    def slot_by_device(self) -> dict[str, int]:
-        """Return what one more sequence takes on each device."""
-        return {
-            stage.device: self.wanted.sizes.slot(stage.layers, self.weights, kind)
-            for stage, kind in zip(self.stages, self.kinds, strict=True)
-        }
-
 
 def place(wanted: Wanted, way: Way, devices: Sequence[Device], free: Mapping[str, int], slots: int) -> Placed | None:
     """Return where a model goes this way with that many slots, or None if it does not fit.

@@ -116,22 +116,23 @@ def _share_out(placed: Sequence[Placed], left: Mapping[str, int]) -> list[Placed
     growing = {name for name, p in grown.items() if p.slots < p.wanted.max_slots and p.slots}
     while growing:
         name = min(growing, key=lambda name: (grown[name].slots, name))
-        one, more = grown[name], grown[name].slot_by_device()
-        if any(left[device] < size for device, size in more.items()):
+        one, more = grown[name], replace(grown[name], slots=grown[name].slots + 1)
+        after = _less(_less(left, [more]), [one], sign=-1)
+        if min(after.values()) < 0:
             growing.remove(name)
             continue
-        left = {device: room - more.get(device, 0) for device, room in left.items()}
-        grown[name] = replace(one, slots=one.slots + 1)
-        if one.slots + 1 >= one.wanted.max_slots:
+        left, grown[name] = after, more
+        if more.slots >= more.wanted.max_slots:
             growing.remove(name)
     return list(grown.values())
 
 
-def _less(free: Mapping[str, int], placed: Iterable[Placed]) -> dict[str, int]:
+def _less(free: Mapping[str, int], placed: Iterable[Placed], sign: int = 1) -> dict[str, int]:
+    """Return what is left of the free bytes beside models; with sign -1, what there is when they are gone."""
     left = dict(free)
     for one in placed:
         for device, size in one.bytes_by_device().items():
-            left[device] -= size
+            left[device] -= sign * size
     return left
 
 

@@ -128,7 +128,7 @@ def _numbers(case: Case, wanted: Wanted, free: Mapping[str, int]) -> str:
     pieces = [f"{weights} weights {gib(sizes.weights(layers, weights))}"]
     if wanted.least_slots:
         pieces.append(f"one sequence {gib(sizes.slot(layers, weights, device.kind))}")
-    pieces.append(f"working memory {gib(sizes.workspace(layers, weights, device.kind))}")
+    pieces.append(f"working memory {gib(sizes.workspace(layers, weights, device.kind, wanted.least_slots))}")
     need, rooms = _whole_bytes(wanted, device), [f"{d.name} {gib(free[d.name])}" for d in allowed]
     text = f"it needs {gib(need)} ({', '.join(pieces)}), and there is free: {', '.join(rooms)}."
     if len(allowed) > 1 and sum(free[d.name] for d in allowed) >= need:

@@ -45,7 +45,7 @@ class Sizes:
 
     def total(self, layers: range, weights: str, kind: Kind, slots: int) -> int:
         """Return what a part takes with room for that many sequences."""
-        fixed = self.weights(layers, weights) + self.workspace(layers, weights, kind)
+        fixed = self.weights(layers, weights) + self.workspace(layers, weights, kind, slots)
         return fixed + slots * self.slot(layers, weights, kind)
 
     def weights(self, layers: range, weights: str) -> int:
@@ -76,10 +76,10 @@ class Sizes:
             cache = 2 * len(layers) * shape.n_positions * shape.n_embd * ITEMSIZE[weights]
         return cache + (DRAW_BYTES[kind] * shape.vocab_size if layers.stop == shape.n_layer else 0)
 
-    def workspace(self, layers: range, weights: str, kind: Kind) -> int:
-        """Return what passes over a part need beside weights and cache."""
+    def workspace(self, layers: range, weights: str, kind: Kind, slots: int) -> int:
+        """Return what passes over a part need beside weights and cache, with that many sequences."""
         last = layers.stop == self.shape.n_layer and not self.labels
-        size = workspace_bytes(self.shape, ITEMSIZE[weights], kind, last=last)
+        size = workspace_bytes(self.shape, ITEMSIZE[weights], slots, kind, last=last)
         return size + self._adapters(layers, weights, kind)
 
     def _adapters(self, layers: range, weights: str, kind: Kind) -> int:

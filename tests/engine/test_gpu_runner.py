@@ -41,13 +41,13 @@ def test_xl_gets_all_its_slots_on_a_large_card(caplog: pytest.LogCaptureFixture)
 def test_slots_that_do_not_fit_are_left_out_and_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         slots = slots_within(20 * 10**9, XL, 2, wanted=256, total_bytes=24 * 10**9)
-    assert slots == (20 * 10**9 - workspace_bytes(XL, 2)) // (2 * 48 * 1024 * 1600 * 2 + 48 * 50257)
+    assert slots == (20 * 10**9 - workspace_bytes(XL, 2, slots)) // (2 * 48 * 1024 * 1600 * 2 + 48 * 50257)
     assert caplog.messages == [f"{slots} sequences at a time instead of 256: 317 MB each, 20.0 of 24.0 GB are free"]
 
 
 def test_a_card_without_room_for_one_sequence_is_refused_with_the_numbers() -> None:
     with pytest.raises(CheckpointError, match=re.escape("no memory left for a sequence of 1024 tokens: 317 MB each")):
-        slots_within(9 * 10**8, XL, 2, wanted=16, total_bytes=8 * 10**9)
+        slots_within(6 * 10**8, XL, 2, wanted=16, total_bytes=8 * 10**9)
 
 
 def test_after_warm_up_no_step_captures_anything(model: Decoder) -> None:

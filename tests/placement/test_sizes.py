@@ -93,8 +93,8 @@ def test_a_sequence_takes_two_rows_a_layer_and_position() -> None:
 def test_adapters_and_their_places_take_what_the_engine_says_of_xl() -> None:
     with_one, without = Sizes(VARIANTS["gpt2-xl"], num_adapters=1), Sizes(VARIANTS["gpt2-xl"])
     one = 48 * 16 * 16 * 1600 * 2  # layers, rank, and the widths of four linears, in and out: 16 E
-    more = with_one.workspace(with_one.all_layers, "float16", "gpu") - without.workspace(
-        without.all_layers, "float16", "gpu"
+    more = with_one.total(with_one.all_layers, "float16", "gpu", 4) - without.total(
+        without.all_layers, "float16", "gpu", 4
     )
     assert more == 9 * one, "itself, and eight places"
     assert round(8 * one / 1e6) == 315  # as engine/adapter_places.py has it
