@@ -188,6 +188,7 @@ def _draw_bar(card: Card, bar: Bar, shares: Sequence[Share], top: float) -> None
         box.set_clip_path(frame)
         _label(card, [f"{model} {size(taken)}", model, size(taken)], look, x, y, wide)
         x += wide
+    card.box(f"edge of {name}", EDGE, y, width, BAR, Look(FREE), corner=4).set(fc="none", ec=OTHER, lw=0.6)
 
 
 def widths(parts: Sequence[int], bar: Bar, width: float) -> list[float]:

@@ -7,6 +7,7 @@ import sys
 from itertools import combinations, pairwise
 
 import pytest
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageChops, ImageStat
@@ -154,6 +155,8 @@ def test_text_and_parts_have_contrast_on_a_ground_that_covers_either_theme() -> 
         assert contrast(colour, CARD) >= 3, colour
         assert contrast(memory_chart.Look(colour).ink, colour) >= 4.5, colour
         assert contrast(colour, FREE) >= 1.9, colour
+    edge = boxes(drawn(DEVICES, SHARES))["edge of cuda:0"]
+    assert contrast(to_hex(edge.get_edgecolor()), CARD) >= 3, "one sees how far an empty bar goes"
     image = Image.open(io.BytesIO(picture(DEVICES, SHARES))).convert("RGBA")
     assert image.getchannel("A").getextrema() == (255, 255), "nothing of the theme shines through"
     assert image.getpixel((2, 2)) == (*rgb(CARD), 255)
