@@ -214,6 +214,27 @@ async def test_a_request_that_never_ends_does_not_hold_the_old_weights_for_ever(
             await old.closed.wait()
 
 
+async def test_nothing_is_freed_while_a_model_is_loaded() -> None:
+    """A GPU's graphs are captured then, which freed memory would break."""
+    shelf = Shelf()
+    shelf.gates["v2"] = threading.Event()
+    pool = Pool(shelf)
+    pool.expect([spec("b", "v2")])
+    await pool.load(spec("a"))
+    with pool.generating("a") as visit:
+        old = cast(Model, await visit.model())
+    shelf.started.clear()
+    with pool.generating("b") as loading:
+        assert await asyncio.to_thread(shelf.started.wait, LIMIT_S)
+        await pool.unload("a")
+        assert not await loading.arrives(0.02)
+        assert not old.closed.is_set()
+        shelf.gates["v2"].set()
+        async with asyncio.timeout(LIMIT_S):
+            await loading.model()
+            await old.closed.wait()
+
+
 async def test_an_unloaded_model_is_gone_at_once_and_closed_when_unused() -> None:
     pool = Pool(Shelf())
     await load_all(pool, [spec("a"), spec("b")])
