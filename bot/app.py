@@ -24,6 +24,7 @@ from bot.cogs.privacy import PrivacyCog
 from bot.cogs.sentiment import SentimentCog
 from bot.cogs.settings import SettingsCog
 from bot.cogs.training import TrainingCog
+from bot.cogs.training_runs import Runs
 from bot.cogs.training_watch import Watch
 from bot.config import Settings
 from bot.connection import connect
@@ -177,7 +178,7 @@ def create_bot(
         CompleteCog(settings.bot, client, answers),
         SentimentCog(settings.bot, client),
         LibraryCog(store),
-        TrainingCog(store, client, models, watch, playground=playground),
+        TrainingCog(store, client, models, Runs(store, client, models, watch, playground=playground), bot),
         ModelsCog(client, models),
         SettingsCog(settings.bot, client, models, message_content=message_content, playground=playground),
         PrivacyCog(store),

@@ -37,6 +37,7 @@ from bot.service_wire import (
 
 log = logging.getLogger(__name__)
 
+MOST_EVENTS = 1000  # the service's own limit; a run has about a hundred
 UNREADABLE = "The model answered something I could not read. Try again in a minute."
 
 __all__ = [
@@ -240,9 +241,20 @@ class ServiceClient:
         answer = await self._call("POST", "/v1/files", form=form, limit_s=self.timeouts.upload_s)
         return str(answer["id"])
 
-    async def create_job(self, model: str, training_file: str, suffix: str, metadata: Mapping[str, str]) -> Json:
-        """Start a supervised fine-tune of the whole model; returns the job."""
-        method = {"type": "supervised", "supervised": {"adapter": "full"}}
+    async def create_job(
+        self,
+        model: str,
+        training_file: str,
+        suffix: str,
+        metadata: Mapping[str, str],
+        *,
+        n_epochs: int | None = None,
+    ) -> Json:
+        """Start a supervised fine-tune of the whole model; returns the job. n_epochs: None leaves it to the service."""
+        supervised: Json = {"adapter": "full"}
+        if n_epochs is not None:
+            supervised["hyperparameters"] = {"n_epochs": n_epochs}
+        method = {"type": "supervised", "supervised": supervised}
         body = {"model": model, "training_file": training_file, "suffix": suffix, "method": method}
         return await self._call("POST", "/v1/fine_tuning/jobs", {**body, "metadata": dict(metadata)})
 
@@ -251,12 +263,20 @@ class ServiceClient:
         return await self._call("GET", f"/v1/fine_tuning/jobs/{job_id}")
 
     async def job_events(self, job_id: str) -> list[Json]:
-        """List what happened to a job."""
-        return list((await self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/events"))["data"])
+        """List what happened to a job, newest first, steps and looks with their figures under `data`."""
+        return list((await self._call("GET", f"/v1/fine_tuning/jobs/{job_id}/events?limit={MOST_EVENTS}"))["data"])
 
     async def cancel_job(self, job_id: str) -> Json:
         """Ask a job to stop; returns the job."""
         return await self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/cancel")
+
+    async def pause_job(self, job_id: str) -> Json:
+        """Let a job rest at a checkpoint; returns the job."""
+        return await self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/pause")
+
+    async def resume_job(self, job_id: str) -> Json:
+        """Let a paused job go on; returns the job."""
+        return await self._call("POST", f"/v1/fine_tuning/jobs/{job_id}/resume")
 
     async def _call(
         self,

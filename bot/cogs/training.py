@@ -1,51 +1,58 @@
-"""`finetune`: moderators train the server's joke model on the jokes it has collected.
+"""`finetune`: moderators train the server's joke model on the jokes it has collected, judge it, and take it back.
 
 start → snapshot of trainable jokes → upload → job → one message that shows progress → in use if it is better
 """
 
 import asyncio
 import logging
+from typing import Protocol
 
+import discord
+from discord import app_commands
 from discord.ext import commands
 
+from bot.cogs import training_history
 from bot.cogs import training_words as words
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_group, subcommand
-from bot.cogs.training_watch import ENDED, Watch
-from bot.errors import BadInput, ModelMissing, RequestFailed, TooFewJokes
-from bot.prompts import training_rows
-from bot.service_client import Json, ServiceClient
+from bot.cogs.training_decisions import Decisions
+from bot.cogs.training_runs import Runs
+from bot.cogs.training_watch import ENDED
+from bot.errors import BadInput, NotAllowed, RequestFailed
+from bot.service_client import ServiceClient
 from bot.store import Job, Store
 from bot.ui.replies import Context, is_moderator, say
+from bot.ui.training_card import Action, CardView, drawn
+from bot.ui.views import Interaction
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 60.0
+MAX_EPOCHS = 100  # the service's own limit
+DECIDED = "👉 "  # begins the line of a card that says what was decided last
+
+
+class Views(Protocol):
+    """Where persistent views live: discord.py's client."""
+
+    def add_view(self, view: discord.ui.View, /) -> None: ...  # noqa: D102
 
 
 class TrainingCog(commands.Cog, name="Training"):
-    """Starts, shows and cancels fine-tunes."""
+    """Starts, shows, cancels and judges fine-tunes."""
 
-    def __init__(
-        self, store: Store, client: ServiceClient, models: GuildModel, watch: Watch, *, playground: bool
-    ) -> None:
-        self._store, self._client, self._models, self._watch = store, client, models, watch
-        self._playground = playground
-        self._following: dict[str, asyncio.Task[None]] = {}
-        self._starting: set[int] = set()
+    def __init__(self, store: Store, client: ServiceClient, models: GuildModel, runs: Runs, views: Views) -> None:
+        self._store, self._client, self._models, self._runs, self._views = store, client, models, runs, views
+        self._decisions = Decisions(store, client, models)
+        self._deciding = asyncio.Lock()  # two presses at once are one after the other
 
     async def cog_load(self) -> None:
-        """Go on watching what was running when the bot stopped."""
-        for job in await self._store.jobs.all_active():
-            self._follow(job)
+        """Answer the buttons of every card there is, and go on watching what was running when the bot stopped."""
+        self._views.add_view(CardView(self._press))
+        await self._runs.take_up()
 
     async def cog_unload(self) -> None:
         """Stop watching; the jobs themselves go on."""
-        tasks = list(self._following.values())
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        await self._runs.close()
 
     async def cog_check(self, ctx: Context) -> bool:  # type: ignore[override]
         """Training is for a server's moderators."""
@@ -61,7 +68,8 @@ class TrainingCog(commands.Cog, name="Training"):
         await say(
             ctx,
             "🎓 `/finetune start` trains this server's joke model on its jokes, `/finetune status` shows how far it is,"
-            " `/finetune cancel` stops it. Jokes go on all the while; the new model is used only if it is better.",
+            " `/finetune cancel` stops it. Jokes go on all the while; the new model is used only if it is better."
+            "\n`/finetune history` lists the trainings, `/finetune rollback` goes back to the model before.",
         )
 
     @subcommand(finetune, "Train the joke model on this server's jokes (moderators).")
@@ -69,23 +77,14 @@ class TrainingCog(commands.Cog, name="Training"):
         """Start training; one message shows how it goes."""
         assert ctx.guild is not None
         guild_id = ctx.guild.id
-        running = await self._store.jobs.active(guild_id)
-        if running is not None or guild_id in self._starting:
-            where = f" Its progress: {self._link(running)}" if running else ""
-            raise BadInput(f"A training is already running here.{where} `/finetune cancel` stops it.")
-        self._starting.add(guild_id)
-        try:
+        async with self._runs.starting(guild_id):
             async with ctx.typing():
-                state = await self._create(guild_id, ctx.author.id)
-            place = (guild_id, str(state["id"]), ctx.channel.id)
-            await self._store.jobs.record(*place, None, ctx.author.id)  # known before Discord can get in the way
+                state = await self._runs.create(guild_id, ctx.channel.id, ctx.author.id)
             try:
                 message = await say(ctx, words.progress(state))
-                await self._store.jobs.record(*place, message.id, ctx.author.id)
+                await self._store.jobs.record(guild_id, str(state["id"]), ctx.channel.id, message.id, ctx.author.id)
             finally:
-                await self._follow_guild(guild_id)
-        finally:
-            self._starting.discard(guild_id)
+                await self._runs.follow_guild(guild_id)
 
     @subcommand(finetune, "Show how the training is going (moderators).")
     async def status(self, ctx: Context) -> None:
@@ -95,9 +94,9 @@ class TrainingCog(commands.Cog, name="Training"):
         if running is not None:
             state = await self._client.job(running.job_id)
             if state.get("status") in ENDED:
-                await say(ctx, f"The training has ended just now. How it went: {self._link(running)}")
+                await say(ctx, f"The training has ended just now. How it went: {self._runs.link(running)}")
             else:
-                await say(ctx, f"{words.progress(state)}\nIts message: {self._link(running)}")
+                await say(ctx, f"{words.progress(state)}\nIts message: {self._runs.link(running)}")
             return
         history = await self._store.jobs.history(ctx.guild.id, 1)
         counts = await self._store.jokes.count(ctx.guild.id)
@@ -106,10 +105,7 @@ class TrainingCog(commands.Cog, name="Training"):
     @subcommand(finetune, "Stop the training (moderators).")
     async def cancel(self, ctx: Context) -> None:
         """Stop the running training; what tells jokes now goes on."""
-        assert ctx.guild is not None
-        running = await self._store.jobs.active(ctx.guild.id)
-        if running is None:
-            raise BadInput("No training is running here. `/finetune start` begins one.")
+        running = await self._running(ctx)
         async with ctx.typing():
             try:
                 await self._client.cancel_job(running.job_id)
@@ -118,48 +114,111 @@ class TrainingCog(commands.Cog, name="Training"):
                     raise
         await say(ctx, "⏹️ Stopping the training. Its message says when it has ended.")
 
-    async def _create(self, guild_id: int, user_id: int) -> Json:
-        """Upload the snapshot and start a job on the model that tells jokes here now."""
-        jokes = await self._store.jokes.trainable(guild_id)
-        counts = await self._store.jokes.count(guild_id)
-        if not jokes:
-            raise BadInput(words.too_few("There is nothing to train on yet.", counts))
-        file_id = await self._client.upload_file(training_rows([(joke.id, joke.text) for joke in jokes]))
-        model, metadata = await self._models.live(guild_id), {"guild_id": str(guild_id), "started_by": str(user_id)}
-        try:
-            try:
-                return await self._client.create_job(model, file_id, str(guild_id), metadata)
-            except ModelMissing:
-                if model == self._models.default:
-                    raise
-                log.warning("model %s is gone from the service; training on %s", model, self._models.default)
-                return await self._client.create_job(self._models.default, file_id, str(guild_id), metadata)
-        except TooFewJokes as error:
-            raise BadInput(words.too_few(str(error), counts)) from error
+    @subcommand(finetune, "Let the training rest; it goes on where it was (moderators).")
+    async def pause(self, ctx: Context) -> None:
+        """Let the running training rest at a checkpoint."""
+        running = await self._running(ctx)
+        async with ctx.typing():
+            await self._client.pause_job(running.job_id)
+        await say(ctx, "⏸️ The training rests. `/finetune resume` lets it go on where it was.")
 
-    async def _follow_guild(self, guild_id: int) -> None:
-        job = await self._store.jobs.active(guild_id)
-        if job is not None:
-            self._follow(job)
+    @subcommand(finetune, "Let a paused training go on (moderators).")
+    async def resume(self, ctx: Context) -> None:
+        """Let a paused training go on where it was."""
+        running = await self._running(ctx)
+        async with ctx.typing():
+            await self._client.resume_job(running.job_id)
+        await say(ctx, "▶️ The training goes on. `/finetune status` shows how far it is.")
 
-    def _follow(self, job: Job) -> None:
-        task = asyncio.create_task(self._keep_following(job), name=f"watch-{job.job_id}")
-        self._following[job.job_id] = task
-        task.add_done_callback(lambda _: self._following.pop(job.job_id, None))
+    @subcommand(finetune, "List the trainings of this server (moderators).", usage="[page]")
+    @app_commands.describe(page="Which page; 1 has the newest.")
+    async def history(self, ctx: Context, page: int = 1) -> None:
+        """List the trainings: when, who, on how many jokes, how it came out, and which model is live."""
+        assert ctx.guild is not None
+        jobs = await self._jobs(ctx.guild.id)
+        await say(ctx, training_history.page(jobs, await self._models.live(ctx.guild.id), page))
 
-    async def _keep_following(self, job: Job) -> None:
-        """Follow to the end, whatever breaks on the way."""
-        while True:
-            try:
-                await self._watch.follow(job)
-            except Exception:
-                log.exception("watching %s broke; trying again in %s s", job.job_id, RETRY_S)
-                await asyncio.sleep(RETRY_S)
+    @subcommand(finetune, "Use the model of an earlier training (moderators).", usage="<number or id>")
+    @app_commands.describe(job="Its number, as /finetune history lists it.")
+    async def promote(self, ctx: Context, *, job: str) -> None:
+        """Tell jokes with the model of a training from now on."""
+        assert ctx.guild is not None
+        chosen = training_history.find(await self._jobs(ctx.guild.id), job)
+        async with ctx.typing(), self._deciding:
+            sentence = await self._decisions.promote(chosen, ctx.author.id)
+        await say(ctx, sentence)
+
+    @promote.autocomplete("job")
+    async def suggest(self, interaction: discord.Interaction, typed: str) -> list[app_commands.Choice[str]]:
+        """Offer the trainings whose model could be used; nothing to people who may not."""
+        if interaction.guild_id is None or not is_moderator(interaction.permissions):
+            return []
+        live = await self._models.live(interaction.guild_id)
+        return training_history.choices(await self._jobs(interaction.guild_id), typed, live)
+
+    @subcommand(finetune, "Go back to the model before, at once (moderators).")
+    async def rollback(self, ctx: Context) -> None:
+        """Go one step back to the model before; again goes one more."""
+        assert ctx.guild is not None
+        async with ctx.typing(), self._deciding:
+            sentence = await self._decisions.rollback(ctx.guild.id, ctx.author.id)
+        await say(ctx, sentence)
+
+    async def _running(self, ctx: Context) -> Job:
+        assert ctx.guild is not None
+        running = await self._store.jobs.active(ctx.guild.id)
+        if running is None:
+            raise BadInput("No training is running here. `/finetune start` begins one.")
+        return running
+
+    async def _jobs(self, guild_id: int) -> list[Job]:
+        return await self._store.jobs.history(guild_id, training_history.MOST)
+
+    async def _press(self, interaction: Interaction, action: Action) -> None:
+        """Answer a button of a card. Who may is looked at here, each time, whoever sees the button."""
+        if not is_moderator(interaction.permissions):
+            raise NotAllowed
+        assert interaction.message is not None
+        job = await self._store.jobs.of_message(interaction.message.id)
+        if job is None or job.guild_id != interaction.guild_id:
+            raise BadInput("I know nothing of this training any more. `/finetune history` lists what I know.")
+        await interaction.response.defer()
+        async with self._deciding:
+            if action == "longer":
+                sentence = await self._train_longer(job, interaction.user.id)
+            elif action == "promote":
+                sentence = await self._decisions.promote(job, interaction.user.id, from_card=True)
+            elif action == "undo":
+                sentence = await self._decisions.undo(job, interaction.user.id)
             else:
-                return
+                sentence = await self._decisions.keep(job, interaction.user.id)
+        await self._redraw(interaction, job, sentence, without=action)
 
-    def _link(self, job: Job) -> str:
-        """Say where a job's message is; the playground has no addresses for messages."""
-        if job.message_id is None or self._playground:
-            return f"in <#{job.channel_id}>"
-        return f"https://discord.com/channels/{job.guild_id}/{job.channel_id}/{job.message_id}"
+    async def _redraw(self, interaction: Interaction, job: Job, sentence: str, *, without: Action) -> None:
+        """Say on the card what was decided and by whom, with the buttons that make sense now."""
+        assert interaction.message is not None
+        now = next(each for each in await self._jobs(job.guild_id) if each.job_id == job.job_id)
+        actions = [action for action in await self._decisions.actions(now) if action != without]
+        lines = [line for line in interaction.message.content.split("\n") if not line.startswith(DECIDED)]
+        lines.append(f"{DECIDED}{sentence} (<@{interaction.user.id}>)")
+        view = drawn(actions, passed=bool(now.outcome.passed))
+        await interaction.edit_original_response(content="\n".join(lines), view=view)
+
+    async def _train_longer(self, job: Job, user_id: int) -> str:
+        """Start over from the model that is live now, for twice as many rounds; the gate compares with that one."""
+        async with self._runs.starting(job.guild_id):
+            try:
+                state = await self._client.job(job.job_id)
+            except RequestFailed as error:
+                if error.status != 404:
+                    raise
+                raise BadInput("The service has forgotten this training. `/finetune start` begins a new one.") from None
+            n_epochs = int(state["hyperparameters"]["n_epochs"])
+            if n_epochs >= MAX_EPOCHS:
+                raise BadInput(f"It went over the jokes {n_epochs} times already, and more is not possible.")
+            longer = min(MAX_EPOCHS, 2 * n_epochs)
+            await self._runs.create(job.guild_id, job.channel_id, user_id, longer)
+            await self._runs.follow_guild(job.guild_id)
+        return (
+            f"🔁 Training again, {longer} times over the jokes instead of {n_epochs}: a new message shows how it goes."
+        )

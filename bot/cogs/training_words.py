@@ -50,15 +50,26 @@ def progress(job: Json) -> str:
     return f"{title(job)}\n`{bar(share)}` {' · '.join(facts)}"
 
 
-def better(job: Json, model_id: str, before: str, *, in_use: bool) -> str:
-    """The gate passed."""
-    verdict = (
-        f"✅ **The new model is better, and tells this server's jokes from now on.** {figures(job)}\n"
-        f"Hear it with `/joke`. To go back: `/model set {inline(before, 100)}`."
-        if in_use
-        else f"✅ **The new model is better.** {figures(job)}\nTo use it: `/model set {inline(model_id, 100)}`."
+def better_and_used(job: Json, before: str) -> str:
+    """The gate passed, and the model is in use."""
+    return (
+        f"{title(job)}\n✅ **The new model is better, and tells this server's jokes from now on.** {figures(job)}\n"
+        f"Hear it with `/joke`. Undo, or `/finetune rollback`, goes back to `{inline(before, 100)}`.\n{_name(job)}"
     )
-    return f"{title(job)}\n{verdict}\n-# new model: {inline(model_id, 100)}"
+
+
+def better(job: Json, number: int, compared: str, live: str) -> str:
+    """The gate passed, and people decide: because the settings say so, or since another model was chosen meanwhile."""
+    meanwhile = (
+        ""
+        if live == compared
+        else f" It was compared with `{inline(compared, 100)}`, but `{inline(live, 100)}` was chosen meanwhile, so I"
+        " leave that to you."
+    )
+    return (
+        f"{title(job)}\n✅ **The new model is better.** {figures(job)}{meanwhile}\n"
+        f"Promote, or `/finetune promote {number}`, uses it.\n{_name(job)}"
+    )
 
 
 def not_better(job: Json, before: str) -> str:
@@ -115,7 +126,9 @@ def idle(last: StoredJob | None, counts: Counts, live: str) -> str:
     """Nothing runs: what there was, and what could be trained on now."""
     lines = [f"No training is running. Jokes here are told by `{inline(live, 100)}`."]
     if last is not None and last.finished_at is not None:
-        outcome = "its model was better and was kept" if last.model else _OUTCOMES.get(last.status or "", "it ended")
+        outcome = _OUTCOMES.get(last.status or "", "it ended")
+        if last.outcome.passed:
+            outcome = f"its model was better, and is {'in use' if last.model == live else 'not in use'}"
         lines.append(f"The last one ended <t:{int(last.finished_at.timestamp())}:R>: {outcome}.")
     lines.append(f"{counts.trainable} of the {counts.total} jokes here may be trained on. `/finetune start` begins.")
     return "\n".join(lines)
@@ -139,6 +152,10 @@ def bar(share: float) -> str:
 
 def _unchanged(model_id: str) -> str:
     return f"Nothing has changed: `{inline(model_id, 100)}` goes on telling jokes."
+
+
+def _name(job: Json) -> str:
+    return f"-# new model: {inline(str(job.get('fine_tuned_model') or ''), 100)}"
 
 
 def _punchline(job: Json) -> Json:

@@ -67,11 +67,11 @@ async def test_better_weights_are_used_at_once_and_the_figures_are_shown(service
     service.jobs["ftjob-1"].update(status="succeeded", fine_tuned_model=tuned, punchline={**FIGURES, "gate": gate})
     shown = await changed(stage, message, "The new model is better")
     assert "On 33 jokes it never saw, its loss is 3.150 against 3.500 (-10.0%); lower is better." in shown
-    assert "/model set jokes-mini" in shown
+    assert "goes back to `jokes-mini`" in shown
     await ask(stage.robin, "!joke")
     assert service.bodies("/v1/completions")[-1]["model"] == tuned
     assert service.bodies("/v1/completions")[-1]["prompt"] == "JOKE:"
-    assert "was better and was kept" in words(await ask(stage.morgan, "!finetune status"))
+    assert "was better, and is in use" in words(await ask(stage.morgan, "!finetune status"))
 
 
 async def test_weights_that_are_not_better_change_nothing_and_the_reasons_are_told(

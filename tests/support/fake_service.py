@@ -70,6 +70,7 @@ class FakeService:
         self.requests: list[tuple[str, Json]] = []
         self.files: dict[str, str] = {}
         self.jobs: dict[str, Json] = {}
+        self.events: dict[str, list[Json]] = {}  # by job, newest first
         self.cancelled = 0
         self.streaming = asyncio.Event()
         self._left = asyncio.Event()
@@ -96,7 +97,7 @@ class FakeService:
                 web.post("/v1/fine_tuning/jobs", self._create_job),
                 web.get("/v1/fine_tuning/jobs/{id}", self._get_job),
                 web.get("/v1/fine_tuning/jobs/{id}/events", self._events),
-                web.post("/v1/fine_tuning/jobs/{id}/cancel", self._cancel_job),
+                web.post("/v1/fine_tuning/jobs/{id}/{change:cancel|pause|resume}", self._change_job),
             ]
         )
         self._runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1, access_log=None)
@@ -198,6 +199,7 @@ class FakeService:
     async def _create_job(self, request: web.Request) -> web.Response:
         job_id = f"ftjob-{len(self.jobs) + 1}"
         self.jobs[job_id] = {"id": job_id, "status": "queued", "fine_tuned_model": None, "error": None, "punchline": {}}
+        self.jobs[job_id]["hyperparameters"] = {"n_epochs": 12, "batch_size": 16}
         return web.json_response(self.jobs[job_id])
 
     async def _get_job(self, request: web.Request) -> web.Response:
@@ -207,10 +209,12 @@ class FakeService:
         return web.json_response(job)
 
     async def _events(self, request: web.Request) -> web.Response:
-        return web.json_response({"object": "list", "data": [{"message": "Job created"}]})
+        events = self.events.get(request.match_info["id"], [{"message": "Job created", "data": None}])
+        return web.json_response({"object": "list", "data": events[: int(request.query.get("limit", 20))]})
 
-    async def _cancel_job(self, request: web.Request) -> web.Response:
-        self.jobs[request.match_info["id"]]["status"] = "cancelled"
+    async def _change_job(self, request: web.Request) -> web.Response:
+        status = {"cancel": "cancelled", "pause": "paused", "resume": "queued"}[request.match_info["change"]]
+        self.jobs[request.match_info["id"]]["status"] = status
         return web.json_response(self.jobs[request.match_info["id"]])
 
 

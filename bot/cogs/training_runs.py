@@ -1,0 +1,110 @@
+"""Starts fine-tunes and follows each to its end, over restarts of the bot: one at a time for each server.
+
+snapshot of trainable jokes ─ upload ─ job ─ recorded ─ a watch that keeps one message telling how it goes
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from bot.cogs import training_words as words
+from bot.cogs.guild_model import GuildModel
+from bot.cogs.training_watch import Watch
+from bot.errors import BadInput, ModelMissing, TooFewJokes
+from bot.prompts import training_rows
+from bot.service_client import Json, ServiceClient
+from bot.store import Job, Store
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 60.0
+
+
+class Runs:
+    """The servers' running trainings; `close` stops watching, the jobs themselves go on."""
+
+    def __init__(
+        self, store: Store, client: ServiceClient, models: GuildModel, watch: Watch, *, playground: bool
+    ) -> None:
+        self._store, self._client, self._models, self._watch = store, client, models, watch
+        self._playground = playground
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._starting: set[int] = set()
+
+    async def take_up(self) -> None:
+        """Go on watching what was running when the bot stopped."""
+        for job in await self._store.jobs.all_active():
+            self.follow(job)
+
+    async def close(self) -> None:
+        """Stop watching."""
+        tasks = list(self._following.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    @asynccontextmanager
+    async def starting(self, guild_id: int) -> AsyncIterator[None]:
+        """Hold the server's one place for a training while it is being started. Raises BadInput where it is taken."""
+        running = await self._store.jobs.active(guild_id)
+        if running is not None or guild_id in self._starting:
+            where = f" Its progress: {self.link(running)}" if running else ""
+            raise BadInput(f"A training is already running here.{where} `/finetune cancel` stops it.")
+        self._starting.add(guild_id)
+        try:
+            yield
+        finally:
+            self._starting.discard(guild_id)
+
+    async def create(self, guild_id: int, channel_id: int, user_id: int, n_epochs: int | None = None) -> Json:
+        """Upload the snapshot, start a job on the model that tells jokes here now, and record it; returns the job."""
+        jokes = await self._store.jokes.trainable(guild_id)
+        counts = await self._store.jokes.count(guild_id)
+        if not jokes:
+            raise BadInput(words.too_few("There is nothing to train on yet.", counts))
+        file_id = await self._client.upload_file(training_rows([(joke.id, joke.text) for joke in jokes]))
+        live, metadata = await self._models.live(guild_id), {"guild_id": str(guild_id), "started_by": str(user_id)}
+        try:
+            try:
+                state = await self._client.create_job(live, file_id, str(guild_id), metadata, n_epochs=n_epochs)
+            except ModelMissing:
+                default = self._models.default
+                if live == default:
+                    raise
+                log.warning("model %s is gone from the service; training on %s", live, default)
+                state = await self._client.create_job(default, file_id, str(guild_id), metadata, n_epochs=n_epochs)
+        except TooFewJokes as error:
+            raise BadInput(words.too_few(str(error), counts)) from error
+        await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, live)
+        return state
+
+    async def follow_guild(self, guild_id: int) -> None:
+        """Watch the server's running job."""
+        job = await self._store.jobs.active(guild_id)
+        if job is not None:
+            self.follow(job)
+
+    def follow(self, job: Job) -> None:
+        """Watch a job in a task of its own."""
+        task = asyncio.create_task(self._keep_following(job), name=f"watch-{job.job_id}")
+        self._following[job.job_id] = task
+        task.add_done_callback(lambda _: self._following.pop(job.job_id, None))
+
+    async def _keep_following(self, job: Job) -> None:
+        """Follow to the end, whatever breaks on the way."""
+        while True:
+            try:
+                await self._watch.follow(job)
+            except Exception:
+                log.exception("watching %s broke; trying again in %s s", job.job_id, RETRY_S)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+
+    def link(self, job: Job) -> str:
+        """Say where a job's message is; the playground has no addresses for messages."""
+        if job.message_id is None or self._playground:
+            return f"in <#{job.channel_id}>"
+        return f"https://discord.com/channels/{job.guild_id}/{job.channel_id}/{job.message_id}"
