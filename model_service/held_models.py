@@ -19,4 +19,7 @@ def needed_models(settings: CommonSettings) -> tuple[ModelSettings, ...]:
 
 def tuned_models(models: Path) -> tuple[ModelSettings, ...]:
     """Return the finished models that were trained here, oldest first. models: the folder they are published in."""
-    return tuple(ModelSettings(name=tuned.id, source=str(tuned.folder)) for tuned in registry.finished(models))
+    return tuple(
+        ModelSettings(name=tuned.id, source=str(tuned.folder), task=registry.task_of(tuned.manifest))
+        for tuned in registry.finished(models)
+    )

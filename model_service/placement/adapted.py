@@ -48,7 +48,7 @@ def adapter_folder(folder: Path) -> AdapterFolder:
         source = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise AdapterRefused(f"{path} could not be read: {error}") from error
-    bases = (registry.base_of(folder, ""), source)
+    bases = (registry.runs_on(folder), source)
     return AdapterFolder(folder, tuple(str(base) for base in bases if base))
 
 

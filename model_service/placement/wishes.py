@@ -44,6 +44,7 @@ class Wishes:
         self, machine: Machine, service: ServiceSettings, specs: Iterable[ModelSettings] = (), *, trained: bool = False
     ) -> None:
         self.machine, self._service, self._num_spare = machine, service, int(trained)
+        self._hub: dict[tuple[str, str], tuple[Shape, int]] = {}
         self._bases = [bases_of(spec) for spec in specs if is_adapter(spec)]
 
     def wanted(self, spec: ModelSettings) -> Wanted:
@@ -51,14 +52,7 @@ class Wishes:
 
         Raises CheckpointError, or IsAdapter.
         """
-        shape, labels = known_shape(spec.source), 0
-        if shape is None or spec.task == "classify":
-            folder = find_folder(spec.source, (CONFIG, ADAPTER_CONFIG))
-            if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file():
-                raise IsAdapter
-            config = read_config(folder)
-            shape = read_shape(config, spec.source)
-            labels = _num_labels(config) if spec.task == "classify" else 0
+        shape, labels = self._read(spec)
         kernels = self.machine.kernels and not shape.why_not_native and not labels
         num_adapters = sum(spec.name in bases or spec.source in bases for bases in self._bases)
         devices = None if spec.devices == "auto" else tuple(spec.devices)
@@ -68,6 +62,21 @@ class Wishes:
             return made
         whole, cut = self.machine.fastest(shape)
         return replace(made, cpu_weights=whole, cut_weights=cut)
+
+    def _read(self, spec: ModelSettings) -> tuple[Shape, int]:
+        """Return a model's shape and number of labels; the hub is asked once."""
+        if spec.task == "generate" and (shape := known_shape(spec.source)):
+            return shape, 0
+        if (spec.source, spec.task) in self._hub:
+            return self._hub[spec.source, spec.task]
+        folder = find_folder(spec.source, (CONFIG, ADAPTER_CONFIG))
+        if (folder / ADAPTER_CONFIG).is_file() and not (folder / CONFIG).is_file():
+            raise IsAdapter
+        config = read_config(folder)
+        read = read_shape(config, spec.source), _num_labels(config) if spec.task == "classify" else 0
+        if not Path(spec.source).expanduser().is_dir():  # what lies in a folder may change
+            self._hub[spec.source, spec.task] = read
+        return read
 
     def _measured(self, wanted: Wanted) -> bool:
         """Say whether it matters which format is the fastest on this CPU; finding out takes a second."""

@@ -1,7 +1,9 @@
-"""Loads what a job starts from, in FP32, and writes what it ends with, in the format it came in.
+"""Loads what a job trains, and writes what it ends with: the very file that is served.
 
-`full` trains every weight. `lora` trains a PEFT adapter beside frozen ones and merges it at the end,
-so that a tuned model is served like any other.
+    full   every weight, in FP32                     ─> model.safetensors in the format the base came in
+    lora   FP32 matrices beside a frozen 16-bit base ─> adapter_model.safetensors (PEFT), FP32, not merged
+
+A job that starts from an adapter goes on with its matrices; `full` starts from the base with them merged in.
 """
 
 import hashlib
@@ -16,40 +18,68 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from model_service.models.loading import read_tokenizer
-from model_service.training.recipe import Recipe
+from model_service.training import precision
+from model_service.training.recipe import Precision, Recipe
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+PEFT_NAME = "default"  # what PEFT calls an adapter in memory; its files leave it out
 
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A model as a job starts from it."""
+    """A model as a job starts from it. `model` is what is trained: of transformers, or PEFT's around it."""
 
-    model: PreTrainedModel
+    model: Any
     tokenizer: Tokenizer
     folder: Path
     eos_token_id: int
     context_len: int
     dtype: torch.dtype  # of the weights on disk
+    started_from: Path  # the folder, or that of the adapter which it goes on from
 
 
-def load_base(folder: Path, device: torch.device) -> Base:
-    """Read a model's folder into float32, whatever it is stored in: these are the master weights."""
+def load_base(
+    folder: Path,
+    device: torch.device,
+    recipe: Recipe | None = None,
+    computes: Precision = "float32",
+    *,
+    adapter: Path | None = None,
+    kind: Any = AutoModelForCausalLM,
+    **options: Any,
+) -> Base:
+    """Read a model's folder, whatever it is stored in, and make of it what the recipe trains.
+
+    recipe: none to look at the model only. computes: the format a frozen base is held in. adapter: a PEFT folder to go
+    on from. kind, options: the class of transformers that reads it, and what it is told.
+    """
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # it warns of padding, which packed rows mask
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True
+    held = precision.dtype_of(computes) if recipe and recipe.adapter == "lora" else torch.float32
+    model = kind.from_pretrained(
+        folder, dtype=held, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
     ).to(device)
+    if recipe and recipe.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    context_len = model.config.max_position_embeddings
     tokenizer = read_tokenizer(folder)
     eos = config.get("eos_token_id")
     eos = eos[0] if isinstance(eos, list) else eos
     eos_token_id = tokenizer.get_vocab_size() - 1 if eos is None else int(eos)
-    return Base(model, tokenizer, folder, eos_token_id, model.config.max_position_embeddings, stored_dtype(folder))
+    return Base(
+        _trained(model, recipe, adapter) if recipe else model,
+        tokenizer,
+        folder,
+        eos_token_id,
+        context_len,
+        stored_dtype(folder),
+        adapter or folder,
+    )
 
 
 def stored_dtype(folder: Path) -> torch.dtype:
@@ -60,18 +90,28 @@ def stored_dtype(folder: Path) -> torch.dtype:
         return widest
 
 
-def with_adapter(model: PreTrainedModel, recipe: Recipe) -> Any:
+def _trained(model: Any, recipe: Recipe, adapter: Path | None) -> Any:
     """Return the model to train: itself for `full`, wrapped in an FP32 adapter for `lora`."""
-    if recipe.adapter == "full":
+    if recipe.adapter == "full" and adapter is None:
         return model
-    from peft import LoraConfig, get_peft_model  # seconds of imports that `full` does not need
+    from peft import LoraConfig, PeftModel, get_peft_model  # seconds of imports that `full` does not need
 
-    torch.manual_seed(recipe.seed)  # the adapter's first matrices are random
-    rank = recipe.lora_rank
-    conv1d = any(type(module).__name__ == "Conv1D" for module in model.modules())
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=conv1d)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that will go
+        if adapter is not None:
+            continued = PeftModel.from_pretrained(model, adapter, is_trainable=recipe.adapter == "lora")
+            return continued if recipe.adapter == "lora" else continued.merge_and_unload().requires_grad_()
+        torch.manual_seed(recipe.seed)  # the adapter's first matrices are random
+        conv1d = any(type(module).__name__ == "Conv1D" for module in model.modules())
+        classifies = hasattr(model, "score")
+        config = LoraConfig(
+            r=recipe.lora_rank,
+            lora_alpha=2 * recipe.lora_rank,
+            target_modules="all-linear",
+            fan_in_fan_out=conv1d,
+            task_type="SEQ_CLS" if classifies else "CAUSAL_LM",
+            modules_to_save=["score"] if classifies else None,
+        )
         return get_peft_model(model, config)
 
 
@@ -89,19 +129,51 @@ def put(model: Any, weights: dict[str, Tensor]) -> None:
         parameters[name].copy_(tensor)
 
 
-def merged(model: Any, recipe: Recipe, dtype: torch.dtype) -> PreTrainedModel:
-    """Return the finished model as it will be stored: the adapter merged in, rounded to `dtype`."""
-    plain = model if recipe.adapter == "full" else model.merge_and_unload()
-    return plain.to(dtype)
+def write_model(model: Any, base: Base, recipe: Recipe, folder: Path) -> None:
+    """Write what is served: the adapter as PEFT has it, or weights, config and the base's own tokenizer files.
 
-
-def write_model(model: PreTrainedModel, base: Base, folder: Path) -> None:
-    """Write safetensors, config and the base's own tokenizer files."""
-    model.config.dtype = base.dtype
+    A full model is rounded to the base's format in place.
+    """
+    if recipe.adapter == "lora":
+        model.peft_config[PEFT_NAME].base_model_name_or_path = str(base.folder)
+        model.save_pretrained(folder, save_embedding_layers=False)
+        (folder / "README.md").unlink(missing_ok=True)  # an empty form
+        return
+    model.to(base.dtype).config.dtype = base.dtype
     model.save_pretrained(folder)
+    copy_tokenizer(base, folder)
+
+
+def copy_tokenizer(base: Base, folder: Path) -> None:
+    """Put the base's tokenizer files beside new weights."""
     for name in COPIED:
         if (base.folder / name).exists():
             shutil.copyfile(base.folder / name, folder / name)
+
+
+@torch.no_grad()
+def read_back(model: Any, recipe: Recipe, folder: Path) -> bool:
+    """Put what a folder's files hold into the model that was written there; false if a number in them is not finite.
+
+    An adapter must also fit FP16, in which a GPU may run it.
+    """
+    if recipe.adapter == "full":
+        model.float()
+    held = model.state_dict()
+    finite = True
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 (safe_open is not a mapping)
+                tensor: Tensor = file.get_tensor(key)
+                finite &= bool((tensor.half() if recipe.adapter == "lora" else tensor).isfinite().all())
+                held[key if key in held else _in_memory(key)].copy_(tensor)
+    return finite
+
+
+def _in_memory(key: str) -> str:
+    """Return PEFT's name in memory for a tensor of an adapter's file."""
+    stem, _, end = key.rpartition(".")
+    return f"{stem}.{PEFT_NAME}.{end}"
 
 
 def weights_sha256(folder: Path) -> str:

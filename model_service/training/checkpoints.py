@@ -1,7 +1,7 @@
-"""Keeps a run's checkpoints: written aside, fsynced, renamed, pruned. safetensors and weights-only torch files.
+"""Keeps a run's checkpoints: written aside, fsynced, renamed, pruned. safetensors only.
 
-    checkpoints/step-000040/{weights.safetensors, optimizer.pt, state.json}    the two newest
-    checkpoints/best-000030.safetensors                                        what a kept checkpoint calls best
+    checkpoints/step-000040/weights.safetensors  optimizer.safetensors  state.json    the two newest
+    checkpoints/best-000030.safetensors                                    what a kept checkpoint calls best
 
 A folder that has its name is whole; anything still called `tmp-…` was being written when the power went.
 """
@@ -10,13 +10,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model_service.training import durable
-
-KEEP = 2
+from model_service.training.folder import KEPT_CHECKPOINTS
 
 Weights = dict[str, Tensor]
 
@@ -30,12 +28,15 @@ class Checkpoints:
         for leftover in folder.glob("tmp-*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
-    def save(self, step: int, weights: Weights, optimizer: dict[str, Any], state: dict[str, Any]) -> None:
-        """Write everything a resume needs; `state["best_step"]` names the best weights it goes with."""
+    def save(self, step: int, weights: Weights, optimizer: Weights, state: dict[str, Any]) -> None:
+        """Write everything a resume needs; `state["best_step"]` names the best weights it goes with.
+
+        optimizer: its tensors, by any names.
+        """
         aside = self.folder / f"tmp-{step:06d}"
         aside.mkdir()
         save_file(_plain(weights), aside / "weights.safetensors")
-        torch.save(optimizer, aside / "optimizer.pt")
+        save_file(_plain(optimizer), aside / "optimizer.safetensors")
         durable.write_json(aside / "state.json", {"step": step, **state})
         durable.publish(aside, self.folder / f"step-{step:06d}")
         self._prune()
@@ -51,21 +52,20 @@ class Checkpoints:
         weights: Weights = load_file(self.folder / f"best-{step:06d}.safetensors")
         return weights
 
-    def newest(self) -> tuple[Weights, dict[str, Any], dict[str, Any]] | None:
+    def newest(self) -> tuple[Weights, Weights, dict[str, Any]] | None:
         """Read the newest whole checkpoint: weights, optimizer, state; None before the first."""
         steps = sorted(self.folder.glob("step-*"))
         if not steps:
             return None
         state = durable.read_json(steps[-1] / "state.json")
         assert state is not None
-        optimizer = torch.load(steps[-1] / "optimizer.pt", weights_only=True, map_location="cpu")
-        return load_file(steps[-1] / "weights.safetensors"), optimizer, state
+        return load_file(steps[-1] / "weights.safetensors"), load_file(steps[-1] / "optimizer.safetensors"), state
 
     def _prune(self) -> None:
         steps = sorted(self.folder.glob("step-*"))
-        for old in steps[:-KEEP]:
+        for old in steps[:-KEPT_CHECKPOINTS]:
             shutil.rmtree(old)
-        states = [durable.read_json(step / "state.json") or {} for step in steps[-KEEP:]]
+        states = [durable.read_json(step / "state.json") or {} for step in steps[-KEPT_CHECKPOINTS:]]
         wanted = {
             f"best-{state['best_step']:06d}.safetensors" for state in states if state.get("best_step") is not None
         }

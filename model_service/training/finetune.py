@@ -1,27 +1,30 @@
 """One fine-tune from its folder to a published model: read, train, judge, publish.
 
-    job.json, *.jsonl ─ tokenize ─ Loop ─ best step ─ merge, round ─ measure again ─ gate ─ models/ft:…/ ─ result.json
+    job.json, *.jsonl ─ tokenize ─ Loop ─ best step ─ write aside ─ measure that ─ gate ─ models/ft:…/ ─ result.json
 
-What is measured at the end is the very file that will be served. Weights that are not finite are never written.
+What is measured at the end is the very file that will be served. Weights that are not finite are never published.
 """
 
 import logging
-import time
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 
 from model_service.training import evaluate, gate, judging, registry
-from model_service.training.base_model import Base, load_base, merged, weights_sha256, with_adapter, write_model
+from model_service.training.base_model import Base, read_back, weights_sha256, write_model
 from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded, Example, encode
 from model_service.training.examples import Row, fingerprint, too_few
 from model_service.training.folder import JobFolder
-from model_service.training.loop import Look, Loop, Material, TrainingFailed
+from model_service.training.loop import Loop, TrainingFailed
+from model_service.training.manifest import manifest
+from model_service.training.objective import Material
+from model_service.training.opening import open_base
+from model_service.training.progress import Progress
 from model_service.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -29,9 +32,8 @@ log = logging.getLogger(__name__)
 ROW_LEN = 256  # tokens a row holds, unless the context is shorter or an example longer
 MAX_JUDGED = 400  # held-out jokes that are looked at; more would cost time and say little more
 MAX_COMPARED = 100  # held-out jokes that are searched for in the training jokes
-PROGRESS_EVERY_S = 0.5
-EVENTS_PER_RUN = 50
 COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("prompt", "completion", "id")})
+HOW = {"lora": "an adapter beside the base in {}", "full": "all weights, passes in {}"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,11 @@ class Finetune:
         self._checkpoint_every_s = checkpoint_every_s
         self._job = folder.job
         self._recipe = Recipe(**self._job["recipe"])
-        self._progress = folder.progress
-        self._written_at = 0.0
-        self._began_at, self._began_step = 0.0, 0
+        self._progress = Progress(folder)
 
     def run(self) -> None:
         """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        base = self._load_base(device)
+        base, self._computes = open_base(self._folder, self._recipe)
         train = read_part(self._folder.path / "train.jsonl", base)
         held_out = read_part(self._folder.path / "held_out.jsonl", base)
         self._count(train, held_out)
@@ -89,13 +88,14 @@ class Finetune:
         prompt = evaluate.commonest_prompt([Example(row.prompt, row.completion) for row in train.rows])
         before = judging.heard_before(self._folder, base, prompt, self._recipe.seed, self._check)
         loop = Loop(
-            with_adapter(base.model, self._recipe),
+            base.model,
             self._recipe,
             material,
             Checkpoints(self._folder.checkpoints),
-            self,
+            self._progress,
             check=self._check,
             checkpoint_every_s=self._checkpoint_every_s,
+            computes=self._computes,
         )
         self._begin(loop)
         loop.run()
@@ -104,13 +104,6 @@ class Finetune:
         )
         self._finish(loop, base, material, train.rows, held_out.rows, prompt=prompt, before=before)
 
-    def _load_base(self, device: torch.device) -> Base:
-        folder = Path(self._job["base_folder"])
-        if not (folder / "config.json").exists():
-            model = self._job["request"]["model"]
-            raise TrainingFailed(f"The model it should start from, {model}, is no longer there.", "base_missing")
-        return load_base(folder, device)
-
     def _count(self, train: Part, held_out: Part) -> None:
         too_long = train.num_too_long + held_out.num_too_long
         counts = self._job["counts"] | {
@@ -118,7 +111,7 @@ class Finetune:
             "held_out": len(held_out.rows),
             "too_long": too_long,
         }
-        self._write(counts=counts)
+        self._progress.write(counts=counts)
         if sentence := too_few(counts["train"], counts["held_out"], too_long + counts["duplicates"]):
             raise TrainingFailed(sentence, "too_few_examples")
 
@@ -130,46 +123,13 @@ class Finetune:
         return Material(train.encoded, judged, general, row_len)
 
     def _begin(self, loop: Loop) -> None:
-        counts = self._progress["counts"]
-        if not self._folder.latest_step():
-            self._folder.add_event(
-                f"Training on {counts['train']} jokes, {counts['held_out']} held out"
-                f" ({counts['duplicates']} duplicates and {counts['too_long']} too long left out):"
-                f" {loop.total_steps} steps at most."
-            )
-        self._write(total_steps=loop.total_steps)
-        self._began_at, self._began_step = time.monotonic(), self._folder.latest_step()
-
-    def step(self, step: int, total_steps: int, loss: float, learning_rate: float) -> None:
-        """Keep progress.json fresh, and add an event now and then."""
-        pace = (time.monotonic() - self._began_at) / max(1, step - self._began_step)
-        self._progress |= {"step": step, "loss": loss, "eta_s": round(pace * (total_steps - step), 1)}
-        if time.monotonic() - self._written_at > PROGRESS_EVERY_S or step == total_steps:
-            self._write()
-        if step % max(1, total_steps // EVENTS_PER_RUN) == 0:
-            metrics = {"step": step, "total_steps": total_steps, "train_loss": loss, "learning_rate": learning_rate}
-            self._folder.add_event(f"Step {step}/{total_steps}: training loss={loss:.3f}", data=metrics)
-
-    def look(self, look: Look, total_steps: int, is_best: bool) -> None:
-        """Note the held-out loss, in the progress and as an event."""
-        if look.step == 0:
-            self._write(val_loss_before=look.val_loss)
-        metrics = {
-            "step": look.step,
-            "total_steps": total_steps,
-            "valid_loss": look.val_loss,
-            "general_loss": look.general,
-            "is_best": is_best,
-        }
-        note = ", the best so far" if is_best else ""
-        self._folder.add_event(
-            f"Held-out look at step {look.step}/{total_steps}: loss={look.val_loss:.3f}{note}", data=metrics
+        counts = self._progress.counts
+        self._progress.begin(
+            f"Training on {counts['train']} jokes, {counts['held_out']} held out"
+            f" ({counts['duplicates']} duplicates and {counts['too_long']} too long left out):"
+            f" {loop.total_steps} steps at most, {HOW[self._recipe.adapter].format(self._computes)}.",
+            loop.total_steps,
         )
-
-    def _write(self, **changes: Any) -> None:
-        self._progress |= changes
-        self._folder.write_progress(self._progress)
-        self._written_at = time.monotonic()
 
     def _finish(
         self,
@@ -182,24 +142,29 @@ class Finetune:
         prompt: str,
         before: list[str],
     ) -> None:
-        """Judge the best step's weights as they will be stored, then store them."""
+        """Write the best step's weights aside, judge what is written, and publish it."""
         loop.load_best()
-        model = merged(loop.model, self._recipe, base.dtype)
-        if not evaluate.finite(model.state_dict()):
-            raise TrainingFailed(
-                f"Some weights are not finite in {base.dtype}, so nothing is used of them; the old model is untouched."
-                " A lower learning_rate_multiplier usually helps.",
-                "non_finite_weights",
-            )
-        model = model.float()
+        aside = written(base, self._recipe, self._models, self._job["fine_tuned_model"])
         seed = self._recipe.seed
         samples = evaluate.sample(
-            model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=seed, between=self._check
+            base.model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=seed, between=self._check
         )
-        evidence = self._evidence(loop, model, material, samples, train, held_out)
+        evidence = self._evidence(loop, samples, train, held_out)
         verdict = gate.decide(evidence)
         metrics = {"best_step": loop.best.step, **evidence.figures()}
-        self._publish(model.to(base.dtype), base, metrics, verdict, {"train": train, "held_out": held_out})
+        lineage = manifest(
+            self._folder,
+            self._recipe,
+            self._computes,
+            verdict,
+            metrics=metrics,
+            sha256=weights_sha256(base.started_from),
+            sides={
+                side: [(row.id, fingerprint(row)) for row in rows]
+                for side, rows in (("train", train), ("held_out", held_out))
+            },
+        )
+        registry.publish(self._models, aside, lineage)
         self._folder.write_result(
             {
                 "fine_tuned_model": self._job["fine_tuned_model"],
@@ -218,12 +183,9 @@ class Finetune:
             }
         )
 
-    def _evidence(
-        self, loop: Loop, model: Any, material: Material, samples: list[str], train: list[Row], held_out: list[Row]
-    ) -> gate.Evidence:
+    def _evidence(self, loop: Loop, samples: list[str], train: list[Row], held_out: list[Row]) -> gate.Evidence:
         """Measure the finished model beside the one the job started from."""
-        after = evaluate.losses(model, material.held_out, material.row_len, between=self._check)
-        general = evaluate.losses(model, material.general, material.row_len, between=self._check)
+        after = loop.measure()
         jokes = [row.completion for row in train]
         return gate.Evidence(
             before=loop.looks[0].nats,
@@ -231,30 +193,26 @@ class Finetune:
             judged=loop.judged(),
             tokens=after.tokens,
             general_before=loop.looks[0].general,
-            general_after=general.per_token,
+            general_after=after.general,
             verbatim_rate=evaluate.verbatim_rate(samples, jokes),
             num_samples=len(samples),
             natural_rate=evaluate.verbatim_rate([row.completion for row in held_out[:MAX_COMPARED]], jokes),
         )
 
-    def _publish(
-        self, model: Any, base: Base, metrics: dict[str, Any], verdict: gate.Verdict, sides: dict[str, list[Row]]
-    ) -> None:
-        manifest = {
-            "id": self._job["fine_tuned_model"],
-            "created_at": int(time.time()),
-            "job": self._folder.id,
-            "base": self._job["base"],
-            "started_from": self._job["request"]["model"],
-            "started_from_sha256": weights_sha256(base.folder),
-            "training_file": self._job["request"]["training_file"],
-            "seed": self._recipe.seed,
-            "hyperparameters": asdict(self._recipe),
-            "metrics": metrics,
-            "gate": asdict(verdict),
-            "code_version": registry.code_version(),
-            "examples": [
-                {"id": row.id, "sha256": fingerprint(row), "side": side} for side, rows in sides.items() for row in rows
-            ],
-        }
-        registry.publish(self._models, manifest, lambda folder: write_model(model, base, folder))
+
+def written(base: Base, recipe: Recipe, models: Path, model_id: str) -> Path:
+    """Write the trained model aside and read it back, so that what is judged is what is served. Returns the folder.
+
+    Raises TrainingFailed if a number in it is not finite; nothing is left of it then.
+    """
+    aside = registry.begin(models, model_id)
+    write_model(base.model, base, recipe, aside)
+    if read_back(base.model, recipe, aside):
+        return aside
+    shutil.rmtree(aside)
+    written_as = "float16, in which a GPU may run them" if recipe.adapter == "lora" else str(base.dtype)
+    raise TrainingFailed(
+        f"Some weights are not finite in {written_as}, so nothing is used of them; the old model is untouched."
+        " A lower learning_rate_multiplier usually helps.",
+        "non_finite_weights",
+    )

@@ -4,6 +4,7 @@
       job.json            what was asked for; never changes
       status.json         queued, running, …: written by the service
       progress.json       step, loss, time left: written by the child
+      choices.json        what the child measured and keeps to when it is started again
       events.jsonl        one line an event, appended by both
       train.jsonl  held_out.jsonl
       before.json         what the old model says, noted by the child before it trains
@@ -28,6 +29,7 @@ from model_service.training import durable
 from model_service.training.examples import Row
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+KEPT_CHECKPOINTS = 2  # the newest; one would be lost while it is being replaced
 FINAL: tuple[Status, ...] = ("succeeded", "failed", "cancelled")
 
 
@@ -65,6 +67,15 @@ class JobFolder:
     def write_progress(self, progress: dict[str, Any]) -> None:
         """Replace the progress. Only the child calls this."""
         durable.write_json(self.path / "progress.json", progress, durable=False)
+
+    @property
+    def choices(self) -> dict[str, Any]:
+        """`precision`: what a restart must not choose anew; empty until the child has begun."""
+        return durable.read_json(self.path / "choices.json") or {}
+
+    def write_choices(self, choices: dict[str, Any]) -> None:
+        """Keep what was chosen. Only the child calls this."""
+        durable.write_json(self.path / "choices.json", choices)
 
     @property
     def result(self) -> dict[str, Any] | None:

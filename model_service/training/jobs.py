@@ -23,7 +23,7 @@ from model_service.training import registry
 from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
 from model_service.training.examples import Row
 from model_service.training.folder import FINAL, JobFolder
-from model_service.training.orders import Order, write_job
+from model_service.training.orders import Order, Start, write_job
 from model_service.training.worker import DONE, REFUSED
 
 log = logging.getLogger(__name__)
@@ -105,11 +105,19 @@ class Jobs:
                 param="model",
                 code="wrong_task",
             )
-        base_folder = self._pool.folder(order.model)
-        folder = await asyncio.to_thread(write_job, self._folder, order, base_folder, rows, validation)
+        start = self._start_of(order.model)
+        folder = await asyncio.to_thread(write_job, self._folder, order, start, rows, validation)
         self._work.set()
         log.info("job %s queued: %s from %s", folder.id, order.adapter, order.model)
         return folder
+
+    def _start_of(self, model_id: str) -> Start:
+        """Say what a job on a model starts from; on an adapter of ours, from its matrices on the same weights."""
+        tuned = self._models / registry.folder_name(model_id)
+        if (tuned / "adapter_config.json").exists():
+            base = registry.runs_on(tuned)
+            return Start(self._pool.folder(base), base, tuned)
+        return Start(self._pool.folder(model_id), model_id)
 
     def get(self, job_id: str) -> JobFolder:
         """Return a job's folder. Raises NotFound."""

@@ -15,7 +15,7 @@ from model_service.training import durable, evaluate
 from model_service.training.base_model import Base
 from model_service.training.folder import JobFolder
 from model_service.training.gate import Evidence
-from model_service.training.loop import Material
+from model_service.training.objective import Material
 from model_service.training.output_filter import is_held_back
 
 SAMPLES_KEPT = 8

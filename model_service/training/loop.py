@@ -1,10 +1,13 @@
-"""The training loop: FP32 weights, packed rows, looks at the held-out jokes, checkpoints, resume.
+"""The training loop: FP32 weights, looks at the held-out examples, checkpoints, resume.
 
-    step ─ step ─ step ─ look ─ step ─ … ─ look        a look: held-out loss per joke, general loss
+    step ─ step ─ step ─ look ─ step ─ … ─ look        a look: held-out loss per example, general loss
                           └ best so far? keep its weights; save a checkpoint
 
 The order of the examples and the dropout of a step depend on the seed and the step alone, so a run that
 was killed and resumed ends like one that was not.
+
+    out of memory     the rows go through in smaller parts; the batch of a step stays what it was
+    not finite        the run ends; what the best look before it saw is kept
 """
 
 import logging
@@ -12,25 +15,27 @@ import math
 import random
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
+from model_service.training import precision
 from model_service.training.base_model import put, trainable
 from model_service.training.checkpoints import Checkpoints
-from model_service.training.dataset import Encoded, collate, pack
-from model_service.training.evaluate import losses
+from model_service.training.evaluate import finite
 from model_service.training.gate import Floats, Limits, cross_fit
-from model_service.training.loss import packed_loss
-from model_service.training.recipe import Recipe
+from model_service.training.objective import Look, Objective, StepBatch
+from model_service.training.optimizer import Optimizer
+from model_service.training.out_of_memory import is_out_of_memory
+from model_service.training.recipe import Precision, Recipe
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 ROWS_PER_FORWARD = 16  # a larger batch is summed up from parts
 GENERAL_MARGIN = 0.9  # of the gate's limit: rounding the weights to FP16 moves the loss a little
+LEAST_SCALE = 2.0**-10  # of FP16's gradients; below it nothing is left that could be finite
 
 
 class TrainingFailed(Exception):
@@ -50,29 +55,8 @@ class Interrupted(Exception):
     """The run was asked to stop; its newest checkpoint is of this very step, and it can go on later."""
 
 
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What a run learns from and is watched by; nothing is longer than `row_len` tokens."""
-
-    train: list[Encoded]
-    held_out: list[Encoded]
-    general: list[Encoded]
-    row_len: int
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at the held-out jokes saw."""
-
-    step: int
-    nats: Floats  # (N,) per held-out joke
-    tokens: Floats  # (N,)
-    general: float  # nats per token
-
-    @property
-    def val_loss(self) -> float:
-        """Nats per token over the held-out jokes."""
-        return float(self.nats.sum() / self.tokens.sum())
+class NotFinite(Exception):
+    """Some number of a step is not finite; the message says which."""
 
 
 class Report(Protocol):
@@ -84,35 +68,39 @@ class Report(Protocol):
     def look(self, look: Look, total_steps: int, is_best: bool) -> None:
         """Told after each look."""
 
+    def warn(self, message: str) -> None:
+        """Told what a person should know."""
+
 
 class Loop:
-    """One run over `material`. `check` is called between steps and may raise Interrupted."""
+    """One run. `check` is called between steps and may raise Interrupted."""
 
     def __init__(
         self,
         model: Any,
         recipe: Recipe,
-        material: Material,
+        objective: Objective,
         checkpoints: Checkpoints,
         report: Report,
         *,
         check: Callable[[], None],
         checkpoint_every_s: float,
+        computes: Precision = "float32",
     ) -> None:
-        self.model, self._recipe, self._material = model, recipe, material
+        self.model, self._recipe, self._objective = model, recipe, objective
         self._checkpoints, self._report, self._check = checkpoints, report, check
         self._checkpoint_every_s = checkpoint_every_s
         self._device = next(model.parameters()).device
-        self._optimizer = torch.optim.AdamW(
-            trainable(model).values(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-        )
-        self._autocast, self._scaler = _precision(self._device)
-        self.total_steps = recipe.total_steps(len(material.train))
+        self._optimizer = Optimizer(trainable(model), recipe)
+        self._autocast = precision.autocast(computes, self._device)
+        self._scaler = precision.scaler(computes, self._device)
+        self.total_steps = recipe.total_steps(objective.num_examples)
         self.num_trained_tokens = 0
         self.step = 0
         self.looks: list[Look] = []
         self._best: int | None = None  # index into looks
         self._last_loss = math.nan
+        self._max_rows = ROWS_PER_FORWARD
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -128,6 +116,8 @@ class Loop:
                 self._train_step()
                 if time.monotonic() - self._saved_at > self._checkpoint_every_s and not self._is_look_due():
                     self.save()
+        except NotFinite as error:
+            self._end_at_the_last_finite(str(error))
         except Interrupted:
             self.save()
             raise
@@ -147,6 +137,13 @@ class Loop:
         limit = 1 + Limits().max_general_rise * GENERAL_MARGIN
         return look.step > 0 and look.general <= self.looks[0].general * limit
 
+    def measure(self) -> Look:
+        """Look at the held-out examples. Without autocast: nothing rounds but the base of an adapter."""
+        return self._within_memory(
+            lambda max_rows: self._objective.look(self.model, self.step, max_rows=max_rows, between=self._check),
+            ROWS_PER_FORWARD,
+        )
+
     def judged(self) -> Floats:
         """Return the held-out losses as the gate may judge them: (N,), see `gate.cross_fit`."""
         trained = self.looks[1:]
@@ -154,61 +151,90 @@ class Loop:
         return cross_fit([look.nats for look in trained], allowed if any(allowed) else [True] * len(allowed))
 
     def _train_step(self) -> None:
-        examples = self._examples_of(self.step)
-        rows, _ = pack(examples, self._material.row_len)
-        width = max(sum(len(e.input_ids) for e in row) for row in rows)
-        num_tokens = sum(len(e.input_ids) - max(e.num_prompt, 1) for e in examples)
+        batch = self._objective.batch(self._picked(self.step))
+        loss = self._within_memory(lambda max_rows: self._gradients(batch, max_rows), batch.num_rows)
         learning_rate = self._recipe.lr_at(self.step, self.total_steps)
+        self._update(learning_rate)
+        self.step += 1
+        self.num_trained_tokens += batch.num_tokens
+        self._last_loss = loss
+        self._report.step(self.step, self.total_steps, loss, learning_rate)
+
+    def _gradients(self, batch: StepBatch, max_rows: int) -> float:
+        """Add up the gradients of a batch, so many rows at a time; returns its loss. Raises NotFinite."""
         torch.manual_seed(self._recipe.seed * 1_000_003 + self.step)
         self.model.train()
         total = 0.0
-        for start in range(0, len(rows), ROWS_PER_FORWARD):
-            batch = collate(rows[start : start + ROWS_PER_FORWARD], width, 0).to(self._device)
+        for first in range(0, batch.num_rows, max_rows):
+            part = batch.part(first, first + max_rows, self._device)
             with self._autocast():
-                loss = packed_loss(self.model, batch, "sum") / num_tokens
+                loss = self._objective.loss(self.model, part) / batch.weight
             total += loss.item()
             if not math.isfinite(total):
-                raise self._not_finite("loss")
+                raise NotFinite("the loss is no longer a finite number")
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._update(learning_rate)
-        self.step += 1
-        self.num_trained_tokens += num_tokens
-        self._last_loss = total
-        self._report.step(self.step, self.total_steps, total, learning_rate)
+        return total
 
     def _update(self, learning_rate: float) -> None:
-        self._scaler.unscale_(self._optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(trainable(self.model).values(), self._recipe.max_grad_norm)
-        if not self._scaler.is_enabled() and not torch.isfinite(norm):  # an enabled scaler skips such a step by itself
-            raise self._not_finite("gradient")
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._scaler.step(self._optimizer)
-        self._scaler.update()
-        self._optimizer.zero_grad(set_to_none=True)
+        stepped = self._optimizer.step(learning_rate, self._scaler)
+        scaled = self._scaler.is_enabled() and self._scaler.get_scale() > LEAST_SCALE
+        if not stepped and not scaled:  # a scaler that was too bold tries a smaller scale at the next step
+            raise NotFinite("the gradient is no longer a finite number")
 
-    def _not_finite(self, what: str) -> TrainingFailed:
+    def _within_memory(self, work: Callable[[int], Found], num_rows: int) -> Found:
+        """Do work on so many rows at a time; with too little memory, again on half as many, down to single ones."""
+        while True:
+            max_rows = min(self._max_rows, num_rows)
+            try:
+                return work(max_rows)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                if max_rows == 1:
+                    raise self._too_large() from error
+            self._optimizer.forget()  # outside of the handler, whose traceback holds on to the tensors
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._max_rows = max_rows // 2
+            self._report.warn(
+                f"The device ran out of memory at step {self.step + 1}; from here on at most {self._max_rows} rows go"
+                f" through the model at a time. A step still learns from {self._recipe.batch_size} examples."
+            )
+
+    def _too_large(self) -> TrainingFailed:
         return TrainingFailed(
-            f"Training stopped at step {self.step + 1}: the {what} is no longer a finite number. Nothing of it is used,"
-            " and the old model is untouched. A lower learning_rate_multiplier usually helps.",
-            "non_finite_loss",
+            "There is not enough memory for a single row of this model. Set gradient_checkpointing to true, use the"
+            " adapter lora, choose a smaller model, or free memory on the device; the old model is untouched.",
+            "out_of_memory",
         )
 
-    def _examples_of(self, step: int) -> list[Encoded]:
-        per_epoch = math.ceil(len(self._material.train) / self._recipe.batch_size)
-        epoch, place = divmod(step, per_epoch)
-        order = list(range(len(self._material.train)))
+    def _end_at_the_last_finite(self, what: str) -> None:
+        """Go back to the best look so far. Raises TrainingFailed if there is none."""
+        if not self.looks:
+            raise BROKEN_BASE
+        stopped = f"Training stopped at step {self.step + 1}: {what}."
+        advice = "A lower learning_rate_multiplier usually helps."
+        if self._best is None:
+            raise TrainingFailed(
+                f"{stopped} Nothing of it is used, and the old model is untouched. {advice}", "non_finite_loss"
+            )
+        self._report.warn(
+            f"{stopped} It ends at the last finite checkpoint: what was best until then, step {self.best.step}, is"
+            f" judged. {advice}"
+        )
+
+    def _picked(self, step: int) -> list[int]:
+        """Return the places of a step's examples."""
+        num_examples, size = self._objective.num_examples, self._recipe.batch_size
+        epoch, place = divmod(step, math.ceil(num_examples / size))
+        order = list(range(num_examples))
         random.Random(f"{self._recipe.seed}-order-{epoch}").shuffle(order)
-        picked = order[place * self._recipe.batch_size : (place + 1) * self._recipe.batch_size]
-        return [self._material.train[i] for i in picked]
+        return order[place * size : (place + 1) * size]
 
     def _look(self) -> None:
-        material = self._material
-        held_out = losses(self.model, material.held_out, material.row_len, between=self._check)  # FP32, as at the end
-        general = losses(self.model, material.general, material.row_len, between=self._check)
-        look = Look(self.step, held_out.nats, held_out.tokens, general.per_token)
+        look = self.measure()
         if not np.isfinite(look.nats).all() or not math.isfinite(look.general):
-            raise self._not_finite("held-out loss") if self.step else BROKEN_BASE
+            raise NotFinite("the held-out loss is no longer a finite number")
         self.looks.append(look)
         is_best = self.step > 0 and (self._best is None or self._rank(look) < self._rank(self.best))
         if is_best:
@@ -230,18 +256,22 @@ class Loop:
         return self._best is not None and len(self.looks) - 1 - self._best >= self._recipe.patience
 
     def save(self) -> None:
-        """Write a checkpoint of this moment."""
+        """Write a checkpoint of this moment; weights that are not finite are never written. Raises NotFinite."""
+        weights = trainable(self.model)
+        if not finite(weights):
+            raise NotFinite("some weights are no longer finite numbers")
         state = {
             "best_step": None if self._best is None else self.best.step,
             "last_loss": None if math.isnan(self._last_loss) else self._last_loss,
             "num_trained_tokens": self.num_trained_tokens,
+            "max_rows": self._max_rows,
             "scaler": self._scaler.state_dict(),
             "looks": [
                 {"step": k.step, "nats": k.nats.tolist(), "tokens": k.tokens.tolist(), "general": k.general}
                 for k in self.looks
             ],
         }
-        self._checkpoints.save(self.step, trainable(self.model), self._optimizer.state_dict(), state)
+        self._checkpoints.save(self.step, weights, self._optimizer.state(), state)
         self._saved_at = time.monotonic()
 
     def _restore(self) -> None:
@@ -250,9 +280,10 @@ class Loop:
             return
         weights, optimizer, state = saved
         put(self.model, weights)
-        self._optimizer.load_state_dict(optimizer)
+        self._optimizer.restore(optimizer)
         self._scaler.load_state_dict(state["scaler"])
         self.step, self.num_trained_tokens = state["step"], state["num_trained_tokens"]
+        self._max_rows = state["max_rows"]
         self._last_loss = math.nan if state["last_loss"] is None else state["last_loss"]
         self.looks = [
             Look(k["step"], np.asarray(k["nats"]), np.asarray(k["tokens"]), k["general"]) for k in state["looks"]
@@ -260,12 +291,3 @@ class Loop:
         steps = [look.step for look in self.looks]
         self._best = None if state["best_step"] is None else steps.index(state["best_step"])
         log.info("resumed at step %d of %d", self.step, self.total_steps)
-
-
-def _precision(device: torch.device) -> tuple[Callable[[], AbstractContextManager[Any]], torch.amp.GradScaler]:
-    """BF16, or FP16 with a scaler, on a GPU; plain FP32 on a CPU. The weights are FP32 everywhere."""
-    if device.type != "cuda":
-        return nullcontext, torch.amp.GradScaler("cpu", enabled=False)
-    dtype = torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    scaler = torch.amp.GradScaler("cuda", enabled=dtype is torch.float16)
-    return lambda: torch.autocast("cuda", dtype=dtype), scaler

@@ -8,12 +8,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from model_service.errors import RequestRefused
-from model_service.training import durable, registry
+from model_service.training import disk, durable, registry
 from model_service.training.examples import Row, Split, split, too_few
 from model_service.training.folder import JobFolder
-from model_service.training.recipe import Adapter, Auto, resolve
+from model_service.training.recipe import Adapter, Auto, Method, Recipe, resolve
 
-DISK_BYTES_PER_PARAMETER: dict[Adapter, int] = {"full": 40, "lora": 6}  # checkpoints, best weights, the result
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a job starts from. folder: of whole weights. adapter: one on them to go on from.
+
+    runs_on: the name of the model with these weights.
+    """
+
+    folder: Path
+    runs_on: str
+    adapter: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,43 +35,35 @@ class Order:
     validation_file: str | None = None
     suffix: str = ""
     seed: int | None = None
+    method: Method = "supervised"
     adapter: Adapter = "lora"
     n_epochs: int | Auto = "auto"
     batch_size: int | Auto = "auto"
     learning_rate_multiplier: float | Auto = "auto"
+    gradient_checkpointing: bool = False
     metadata: dict[str, str] = field(default_factory=dict)
 
 
 def write_job(
-    jobs: Path, order: Order, base_folder: Path, rows: Sequence[Row], validation: Sequence[Row] | None
+    jobs: Path, order: Order, start: Start, rows: Sequence[Row], validation: Sequence[Row] | None
 ) -> JobFolder:
     """Divide the rows, settle the recipe, and write a new job's folder in one step. Raises RequestRefused."""
     parts = split(rows, validation)
     if sentence := too_few(len(parts.train), len(parts.held_out), parts.num_duplicates):
         raise RequestRefused(sentence, param="training_file", code="too_few_examples")
+    return _write(jobs, order, start, parts)
+
+
+def _write(jobs: Path, order: Order, start: Start, parts: Split) -> JobFolder:
+    recipe = _recipe(order, len(parts.train))
+    rows_bytes = sum(len(row.prompt) + len(row.completion) for row in (*parts.train, *parts.held_out))
+    disk_bytes = disk.need_bytes(start.folder, recipe.adapter, recipe.lora_rank, rows_bytes)
     jobs.mkdir(parents=True, exist_ok=True)
-    disk_bytes = registry.num_parameters(base_folder) * DISK_BYTES_PER_PARAMETER[order.adapter]
     free_bytes = shutil.disk_usage(jobs).free
-    if disk_bytes > free_bytes:
-        raise RequestRefused(
-            f"This job needs about {disk_bytes / 2**20:,.0f} MiB of disk, but {free_bytes / 2**20:,.0f} MiB are free."
-            " Delete old models or jobs first.",
-            code="disk_full",
-        )
-    return _write(jobs, order, base_folder, parts, disk_bytes)
-
-
-def _write(jobs: Path, order: Order, base_folder: Path, parts: Split, disk_bytes: int) -> JobFolder:
+    if sentence := disk.why_not(disk_bytes, free_bytes):
+        raise RequestRefused(sentence, code="disk_full")
     job_id = f"ftjob-{secrets.token_hex(8)}"
-    recipe = resolve(
-        num_train=len(parts.train),
-        adapter=order.adapter,
-        seed=secrets.randbelow(2**31) if order.seed is None else order.seed,
-        n_epochs=order.n_epochs,
-        batch_size=order.batch_size,
-        learning_rate_multiplier=order.learning_rate_multiplier,
-    )
-    base = registry.base_of(base_folder, order.model)
+    base = registry.base_of(start.folder, start.runs_on)
     aside = jobs / f".aside-{job_id}"
     aside.mkdir()
     folder = JobFolder(aside)
@@ -71,7 +73,9 @@ def _write(jobs: Path, order: Order, base_folder: Path, parts: Split, disk_bytes
         "order": time.time_ns(),  # the queue is worked off by this
         "request": asdict(order),
         "base": base,
-        "base_folder": str(base_folder.resolve()),
+        "runs_on": start.runs_on,
+        "base_folder": str(start.folder.resolve()),
+        "adapter_folder": None if start.adapter is None else str(start.adapter.resolve()),
         "fine_tuned_model": registry.tuned_id(base, order.suffix, job_id),
         "recipe": asdict(recipe),
         "counts": {
@@ -86,6 +90,21 @@ def _write(jobs: Path, order: Order, base_folder: Path, parts: Split, disk_bytes
     folder.write_rows("held_out", parts.held_out)
     folder.change_status(status="queued")
     durable.write_json(aside / "job.json", job)
-    folder.add_event(f"Created fine-tuning job: {job_id}")
+    folder.add_event(
+        f"Created fine-tuning job: {job_id}. It needs at most {disk.mib(disk_bytes)} of disk;"
+        f" {disk.mib(free_bytes)} are free."
+    )
     durable.publish(aside, jobs / job_id)
     return JobFolder(jobs / job_id)
+
+
+def _recipe(order: Order, num_train: int) -> Recipe:
+    return resolve(
+        num_train=num_train,
+        adapter=order.adapter,
+        seed=secrets.randbelow(2**31) if order.seed is None else order.seed,
+        n_epochs=order.n_epochs,
+        batch_size=order.batch_size,
+        learning_rate_multiplier=order.learning_rate_multiplier,
+        gradient_checkpointing=order.gradient_checkpointing,
+    )

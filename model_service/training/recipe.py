@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 Adapter = Literal["lora", "full"]
+Method = Literal["supervised", "classify"]
 Auto = Literal["auto"]
+Precision = Literal["float32", "bfloat16", "float16"]  # of the passes; what is trained is float32 in all of them
 
 PEAK_LR: dict[Adapter, float] = {"lora": 1e-3, "full": 1.5e-4}
 AUTO_BATCH_SIZE = 16
@@ -35,6 +37,8 @@ class Recipe:
     lora_rank: int = 16
     evaluations: int = EVALUATIONS
     patience: int = PATIENCE
+    precision: Precision | Auto = "auto"  # auto: the fastest on the device, measured
+    gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
 
     def total_steps(self, num_train: int) -> int:
         """Steps of the whole run; the last batch of an epoch may hold fewer examples."""
@@ -59,10 +63,13 @@ def resolve(
     n_epochs: int | Auto = "auto",
     batch_size: int | Auto = "auto",
     learning_rate_multiplier: float | Auto = "auto",
+    gradient_checkpointing: bool = False,
 ) -> Recipe:
     """Fill in what was left to us."""
     batch = AUTO_BATCH_SIZE if batch_size == "auto" else batch_size
     auto_epochs = max(1, min(MAX_AUTO_EPOCHS, round(AUTO_STEPS * batch / num_train)))
     epochs = auto_epochs if n_epochs == "auto" else n_epochs
     multiplier = 1.0 if learning_rate_multiplier == "auto" else learning_rate_multiplier
-    return Recipe(adapter, epochs, batch, PEAK_LR[adapter] * multiplier, seed)
+    return Recipe(
+        adapter, epochs, batch, PEAK_LR[adapter] * multiplier, seed, gradient_checkpointing=gradient_checkpointing
+    )

@@ -1,18 +1,18 @@
 """The finished models on disk: one folder each, whole or not there, with where they came from. No torch here.
 
 models/ft:jokes-mini:…/
-  config.json  model.safetensors  tokenizer.json …
+  adapter_config.json  adapter_model.safetensors       of `lora`: runs on another model, `runs_on`
+  config.json  model.safetensors  tokenizer.json …     of `full`
   manifest.json      lineage: the jokes (ids and hashes), base, seed, settings, figures, gate, code
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from model_service.training import durable
 
@@ -38,15 +38,19 @@ def tuned_id(base: str, suffix: str, job_id: str) -> str:
     return f"ft:{base}:{suffix}:{job_id}"
 
 
-def publish(models: Path, manifest: dict[str, Any], write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder aside, add the manifest, and give it its name in one step. Returns the folder."""
+def begin(models: Path, model_id: str) -> Path:
+    """Make an empty folder aside, for a model to be written into and measured there before anybody sees it."""
     models.mkdir(parents=True, exist_ok=True)
-    final = models / folder_name(manifest["id"])
-    aside = models / f"{ASIDE}{final.name}"
+    aside = models / f"{ASIDE}{folder_name(model_id)}"
     if aside.exists():
         shutil.rmtree(aside)  # left by a power cut
     aside.mkdir()
-    write(aside)
+    return aside
+
+
+def publish(models: Path, aside: Path, manifest: dict[str, Any]) -> Path:
+    """Add the manifest to what `begin` made, and give it its name in one step. Returns the folder."""
+    final = models / folder_name(manifest["id"])
     durable.write_json(aside / "manifest.json", manifest)
     durable.publish(aside, final)
     return final
@@ -66,6 +70,20 @@ def base_of(folder: Path, model_id: str) -> str:
     """Return the untuned model that a model goes back to: the `<base>` in its tuned children's ids."""
     manifest = durable.read_json(folder / "manifest.json")
     return model_id if manifest is None else str(manifest["base"])
+
+
+def runs_on(folder: Path) -> str:
+    """Return the model that an adapter trained here runs on; empty for others.
+
+    That is its base, or a tuned model with weights of its own that it was trained on.
+    """
+    manifest = durable.read_json(folder / "manifest.json") or {}
+    return str(manifest.get("runs_on") or manifest.get("base") or "")
+
+
+def task_of(manifest: dict[str, Any]) -> Literal["generate", "classify"]:
+    """Return what a tuned model does."""
+    return "classify" if manifest.get("task") == "classify" else "generate"
 
 
 def num_parameters(folder: Path) -> int:

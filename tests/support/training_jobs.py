@@ -10,7 +10,7 @@ from model_service.errors import ModelNotFound
 from model_service.training import durable
 from model_service.training.examples import Row
 from model_service.training.folder import JobFolder
-from model_service.training.orders import Order, write_job
+from model_service.training.orders import Order, Start, write_job
 
 ANIMALS = ["duck", "cat", "cow", "bee", "owl", "pig", "hen", "fox", "bat", "emu"]
 PLACES = ["bar", "bank", "bus", "shop", "gym", "zoo", "pub", "spa", "lab", "inn"]
@@ -31,11 +31,18 @@ def jsonl(rows: list[Row]) -> bytes:
 
 
 def make_job(
-    home: Path, base: Path, *, rows: list[Row] | None = None, recipe: dict[str, object] | None = None, **changes: object
+    home: Path,
+    base: Path | Start,
+    *,
+    rows: list[Row] | None = None,
+    recipe: dict[str, object] | None = None,
+    **changes: object,
 ) -> JobFolder:
     """Write a queued job of 14 steps and 4 looks on `base`; `recipe` changes what an order cannot say."""
-    order = {"model": "tiny", "training_file": "file-1", "seed": 3, "n_epochs": 2, "batch_size": 12, "adapter": "full"}
-    folder = write_job(home / "jobs", Order(**{**order, **changes}), base, rows or make_rows(), None)  # type: ignore[arg-type]
+    values = {"model": "tiny", "training_file": "file-1", "seed": 3, "n_epochs": 2, "batch_size": 12, "adapter": "full"}
+    order = Order(**{**values, **changes})  # type: ignore[arg-type]
+    start = base if isinstance(base, Start) else Start(base, order.model)
+    folder = write_job(home / "jobs", order, start, rows or make_rows(), None)
     job = folder.job
     job["recipe"] |= {"evaluations": 4, **(recipe or {})}
     durable.write_json(folder.path / "job.json", job)
@@ -43,8 +50,9 @@ def make_job(
 
 
 def fake_base(folder: Path) -> Path:
-    """Write the least that counts as a model's folder: one safetensors header without a parameter."""
+    """Write the least that counts as a model's folder: its sizes, and a safetensors header without a parameter."""
     folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "gpt2", "n_embd": 32, "n_layer": 2}')
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     return folder
 

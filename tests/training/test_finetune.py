@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,6 @@ def test_full_training_lowers_the_held_out_loss(done: tuple[JobFolder, registry.
     folder, tuned = done
     assert folder.result is not None
     check_learned(folder.result, tuned.folder, base)
-
-
-def test_lora_training_lowers_the_held_out_loss_and_is_merged(base: Path, tmp_path: Path) -> None:
-    folder = make_job(tmp_path, base, adapter="lora", learning_rate_multiplier=20.0)
-    result = finetune(tmp_path, folder)
-    check_learned(result, tmp_path / "models" / result["fine_tuned_model"], base)
 
 
 def test_the_manifest_says_where_the_model_came_from(done: tuple[JobFolder, registry.TunedModel]) -> None:
@@ -212,20 +207,20 @@ def test_a_full_disk_is_said_and_nothing_is_left_half_written(
     assert registry.finished(tmp_path / "models") == []
 
 
-def test_weights_that_overflow_when_rounded_are_never_written(
+def test_weights_that_overflow_when_rounded_are_never_published(
     base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def overflowing(model: Any, recipe: Recipe, dtype: torch.dtype) -> Any:
+    def overflowing(model: Any, at: base_model.Base, recipe: Recipe, folder: Path) -> None:
         model.transformer.ln_f.weight.data[0] = 70_000.0  # FP16 ends at 65,504
-        return base_model.merged(model, recipe, torch.float16)
+        base_model.write_model(model, replace(at, dtype=torch.float16), recipe, folder)
 
-    monkeypatch.setattr("model_service.training.finetune.merged", overflowing)
+    monkeypatch.setattr("model_service.training.finetune.write_model", overflowing)
     folder = make_job(tmp_path, base, n_epochs=1)
     with pytest.raises(TrainingFailed, match="weights are not finite") as raised:
         finetune(tmp_path, folder)
     assert raised.value.code == "non_finite_weights"
     assert folder.result is None
-    assert registry.finished(tmp_path / "models") == []
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_jokes_longer_than_the_context_are_counted_and_reported(base: Path, tmp_path: Path) -> None:
