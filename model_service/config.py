@@ -25,7 +25,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from model_service.setting_types import Device, Size
+from model_service.setting_types import Device, Devices, Size
 from model_service.settings_sources import (
     FILE_NAME,
     SettingsError,
@@ -63,7 +63,7 @@ class ModelSettings(Section):
         ),
     ] = "auto"
     devices: Annotated[
-        Literal["auto"] | list[str],
+        Literal["auto"] | Devices,
         Field(
             description='"auto" (wherever `punchline plan` finds room), or the only ones it may go on: '
             '["cuda:0", "cuda:1"]; on one it stays whole.'

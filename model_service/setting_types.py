@@ -22,5 +22,12 @@ def _device(name: str) -> str:
     return name
 
 
+def _some(names: list[str]) -> list[str]:
+    if not names:
+        raise ValueError("name at least one device")
+    return names
+
+
 Size = Annotated[int, BeforeValidator(_size)]
 Device = Annotated[str, AfterValidator(_device)]
+Devices = Annotated[list[str], AfterValidator(_some)]

@@ -5,7 +5,7 @@ Nothing here imports torch until a model is loaded, so that the service answers 
 
 import gc
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from model_service.config import CommonSettings, ModelSettings, ServiceSettings
 from model_service.placement.adapted import AdapterFolder, adapter_folder, is_adapter
@@ -21,15 +21,17 @@ from model_service.placement.wishes import Machine
 def planner(settings: CommonSettings, specs: Iterable[ModelSettings]) -> DevicePlanner:
     """Return what finds room on this machine. specs: every model that may be asked for."""
 
-    def look() -> Machine:
-        share_cores()
-        if settings.service.threads is not None:
-            import torch
+    return DevicePlanner(specs, settings.service, lambda: this_machine(settings), settings.training.reserve)
 
-            torch.set_num_threads(settings.service.threads)  # before formats are measured
-        return machine(settings.service.device_memory)
 
-    return DevicePlanner(specs, settings.service, look, settings.training.reserve)
+def this_machine(settings: CommonSettings, ours: Mapping[str, int] | None = None) -> Machine:
+    """Look at this machine as the service does. ours: see `inventory.machine`. Blocks; raises PlanRefused."""
+    share_cores()
+    if settings.service.threads is not None:
+        import torch
+
+        torch.set_num_threads(settings.service.threads)  # before formats are measured
+    return machine(settings.service.device_memory, ours)
 
 
 def loader(service: ServiceSettings) -> Loader:

@@ -21,7 +21,6 @@ from rich.table import Table
 from model_service.byte_sizes import gib, read_size
 from model_service.config import CommonSettings, ModelSettings
 from model_service.models.folder import CheckpointError
-from model_service.placement.inventory import machine
 from model_service.placement.plan import Device, ModelPlan, Plan, PlanRefused, Wanted, plan
 from model_service.placement.variants import SOURCES
 from model_service.placement.wishes import IsAdapter, Machine, Wishes, is_adapter, with_reserve
@@ -49,7 +48,7 @@ def run(settings: CommonSettings, configured: Sequence[ModelSettings], request: 
     real = request.simulate is None
     try:
         specs = tuple(configured) if request.models is None else chosen(request.models, configured)
-        there = this_machine(settings) if real else Machine(simulated(request.simulate or ""))
+        there = real_machine(settings) if real else Machine(simulated(request.simulate or ""))
         made, why_not = planned(settings, there, specs, for_training=real)
     except (BadPlan, PlanRefused, CheckpointError) as error:
         sys.stderr.write(f"{error}\n")
@@ -62,9 +61,11 @@ def run(settings: CommonSettings, configured: Sequence[ModelSettings], request: 
     return 1 if why_not else 0
 
 
-def this_machine(settings: CommonSettings) -> Machine:
+def real_machine(settings: CommonSettings) -> Machine:
     """Look at this machine; what our own running service has loaded does not count as others'."""
-    return machine(settings.service.device_memory, asyncio.run(held_bytes(settings)))
+    from model_service.placement.load import this_machine
+
+    return this_machine(settings, asyncio.run(held_bytes(settings)))
 
 
 def chosen(names: str, configured: Sequence[ModelSettings]) -> tuple[ModelSettings, ...]:

@@ -47,8 +47,7 @@ class DevicePlanner:
             together, wishes = self._plan_together()
             if is_adapter(spec):
                 return _on_its_base(spec)
-            known = next((w for w in self._specs if w.name == spec.name and w.source == spec.source), None)
-            intended = next((m for m in together.models if known and m.name == spec.name), None)
+            intended = next((m for m in together.models if spec in self._specs and m.name == spec.name), None)
             if intended and self._is_free(together, intended, beside):
                 return intended
             try:

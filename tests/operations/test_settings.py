@@ -172,6 +172,23 @@ SERVICE = "PUNCHLINE_SERVICE__"
         ('[[service.models]]\nname = "a"', "service.models[0].source: is missing"),
         ('[[service.models]]\nname = "a"\nsource = "b"\ntask = "sing"', "must be 'generate' or 'classify'"),
         ('[[service.models]]\nname = "a"\nsource = "b"\ndevices = 3', "devices: must be 'auto' or a list"),
+        (
+            '[[service.models]]\nname = "a"\nsource = "b"\ndevices = []',
+            "devices: must be 'auto' or name at least one device",
+        ),
+        (
+            '[service]\ndevice_memory = {"gpu0" = "1GiB"}',
+            "service.device_memory: must name devices as cuda:0, cpu, or cpu:0 and cpu:1 for parts of the CPU's memory",
+        ),
+        (
+            '[service]\ndevice_memory = {"cpu" = "plenty"}',
+            "service.device_memory: must be an amount of memory, like 10GiB or 512MB",
+        ),
+        (
+            '[training]\nreserve = "much"',
+            "training.reserve: must be 'auto' or 'none' or an amount of memory, like 10GiB or 512MB",
+        ),
+        ("[service]\nmemory_margin = 1.0", "service.memory_margin: must be below 1"),
         ("[service]\nmodels = 3", "service.models: must be a list"),
         (
             '[[service.models]]\nname = "a"\nsource = "b"\n[[service.models]]\nname = "a"\nsource = "c"',
