@@ -47,7 +47,7 @@ async def test_a_model_that_is_not_loaded_loads_when_asked_and_says_so(tmp_path:
     with running_service(tables, "preload = false") as service:
         async with on_stage(service.socket_path, tmp_path, answer_timeout_s=60.0) as stage:
             before = words(await ask(stage.robin, "!models"))
-            assert before.count("⚪ not loaded (loads when asked)") == 2
+            assert before.count("⚪ not loaded") == 2
             assert "models: ready" in words(await ask(stage.robin, "!ping"))
             assert "loads at the first joke" in words(await ask(stage.morgan, "!model set tiny"))
             joke = await ask(stage.robin, "!joke", timeout_s=60)
