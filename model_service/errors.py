@@ -184,6 +184,7 @@ class EngineDead(ServiceError):
 
     status = 503
     default_code = "engine_dead"
+    retry_after_s = 2.0  # it is loaded again
 
     def __init__(self, message: str = "The model stopped while it was answering. Try again in a moment.") -> None:
         super().__init__(message)

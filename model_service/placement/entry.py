@@ -49,7 +49,7 @@ class Entry:
         self.backoff = Backoff()
         self.folder: Path | None = None  # where its files lie, once that is known
         self.is_adapter = False  # as far as is known
-        self.why = ""
+        self.why = "It is loaded when somebody asks for it."
         self.created = int(time.time())
 
     def put(self, slot: Slot) -> None:
@@ -65,7 +65,7 @@ class Entry:
 
     def fail(self, reason: str, *, transient: bool, pause: bool = True) -> None:
         """Keep why a load failed. transient: it may go better, after a pause unless there is none."""
-        self.error, self.transient, self.revive = reason, transient, False
+        self.error, self.transient, self.revive, self.why = reason, transient, False, reason
         if pause:
             self.backoff.failed()
 

@@ -56,11 +56,6 @@ class LoadingQueue:
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work(), name="load-models")
 
-    def postpone(self, job: Job) -> None:
-        """Put a job at the end of the line."""
-        self.jobs.remove(job)
-        self.jobs.append(job)
-
     def drop(self, job: Job) -> None:
         """Take a job out of the line; a load that is under way goes on, for nobody."""
         if job in self.jobs:
@@ -79,7 +74,8 @@ class LoadingQueue:
                 moved = await self._step()
             except Exception as error:  # our own bug must not leave everyone waiting
                 log.exception("the line of loads broke")
-                self._give_up(self.jobs[0], error)
+                for job in self.jobs[:1]:
+                    self._give_up(job, error)
                 continue
             if not moved:
                 await self._news.wait()
@@ -146,6 +142,8 @@ class LoadingQueue:
             return False
         except Exception as error:
             self._give_up(job, error)
+            return False
+        if job not in self.jobs:  # it was unloaded meanwhile
             return False
         job.victims = [staying[number] for number in numbers]
         for slot in job.victims:

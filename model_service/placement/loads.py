@@ -80,7 +80,8 @@ class Loads:
     def leave_out(self, job: Job, why: str) -> None:
         """End a job nobody waits for, since there is no room."""
         log.info("model %s is not loaded until somebody asks for it: %s", job.spec.name, why)
-        job.entry.why = why
+        if job.entry.slot is None:
+            job.entry.unload(why)
         job.end()
 
     async def evict(self, slots: Iterable[Slot]) -> None:

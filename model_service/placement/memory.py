@@ -43,9 +43,11 @@ class Memory:
         """Close what nobody uses, and give its memory back. Adapters come before their bases."""
         gone = list(slots)
         async with self.quiet:
-            await asyncio.gather(*(slot.model.close() for slot in gone if slot.loaded))
+            ends = await asyncio.gather(*(slot.model.close() for slot in gone if slot.loaded), return_exceptions=True)
             for slot in gone:
                 slot.loaded = None
+            for error in filter(None, ends):
+                log.error("a model could not be closed", exc_info=error)
             if any(slot.base is None for slot in gone):
                 await asyncio.to_thread(give_back)
         self._slots = [slot for slot in self._slots if slot not in gone]

@@ -247,6 +247,8 @@ class Pool:
         visit.join(job or self._ask(entry, before))
 
     def _load_base(self, base: Entry, adapter: Job) -> None:
+        if adapter.base is not None:  # it leaves before the adapter was on it
+            adapter.base.close()
         adapter.base = Visit[Model](base.spec.name, self._load_limit_s)
         self._bring(base, adapter.base, before=adapter)
 

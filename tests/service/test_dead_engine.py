@@ -74,6 +74,7 @@ async def test_a_dead_engine_is_there_again_and_meanwhile_every_request_is_told_
     async with httpx2.AsyncClient(transport=transport, base_url="http://service") as client, asyncio.timeout(LIMIT_S):
         died = [await post(client) for _ in range(3)]
         assert [answer.status_code for answer in died] == [500, 500, 503]
+        assert died[-1].headers["Retry-After"] == "2"
         told = await post(client)
         assert (told.status_code, told.json()["error"]["code"]) == (503, "model_failed")
         assert told.json()["error"]["message"].startswith(

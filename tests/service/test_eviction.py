@@ -4,13 +4,16 @@ import asyncio
 import random
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 import pytest
 
+from model_service.config import ModelSettings
 from model_service.errors import ModelFailed, ModelNoRoom, QueueFull, ServiceError
 from model_service.placement.pool import Pool
-from tests.support.shelf import LIMIT_S, Budget, Model, Shelf, reaches, source_of, spec, states
+from model_service.placement.room import Placement
+from tests.support.shelf import LIMIT_S, Budget, Model, Placed, Shelf, reaches, source_of, spec, states
 from tests.support.shelf import source_under as shelf_source
 
 
@@ -168,6 +171,30 @@ async def test_nobody_waits_in_a_longer_line_than_the_limit() -> None:
         pool.generating("a")
     shelf.gates["a"].set()
     await pool.close()
+
+
+async def test_whoever_is_unloaded_while_room_is_looked_for_sends_nobody_away() -> None:
+    looking, go_on = threading.Event(), threading.Event()
+
+    class Slow(Budget):
+        def place(self, spec: ModelSettings, beside: Sequence[Placement]) -> Placed:
+            if spec.name == "b" and not beside:  # would it fit if all others left?
+                looking.set()
+                assert go_on.wait(LIMIT_S)
+            return super().place(spec, beside)
+
+    pool = Pool(Shelf(), Slow({"gpu": 8}, {"a": 6, "b": 6, "c": 1}), load_limit_s=LIMIT_S)
+    pool.expect([spec("a", "a"), spec("b", "b")])
+    await use(pool, "a")
+    with pool.generating("b") as visit:
+        assert await asyncio.to_thread(looking.wait, LIMIT_S)
+        await pool.unload("b")
+        go_on.set()
+        with pytest.raises(ModelFailed, match="unloaded while it was loading"):
+            await visit.model()
+    await pool.load(spec("c", "c"))  # whatever was left to do is done by then
+    with pool.generating("a") as visit:
+        assert visit.over
 
 
 @pytest.mark.parametrize("seed", range(3))
