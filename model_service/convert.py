@@ -121,6 +121,7 @@ def _run_child(module: str, folder: Path, aside: Path, lock: int, progress: Call
             stdout=subprocess.PIPE,
             stderr=errors,
             pass_fds=(lock,),  # held until both are gone
+            env={name: value for name, value in os.environ.items() if "TOKEN" not in name},
         )
         try:
             _listen(child, progress)

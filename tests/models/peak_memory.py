@@ -72,6 +72,10 @@ def elsewhere(folder: Path) -> object:
     return open_checkpoint(str(folder)).read("float16", "meta")
 
 
+def to_gpu(folder: Path) -> object:
+    return open_checkpoint(str(folder)).read("float16", "cuda:0")
+
+
 def all_at_once(folder: Path) -> object:
     """The way of other programs, and of this one before: to see that the measurement notices it."""
     tensors = {}
@@ -89,6 +93,7 @@ WAYS = {
     "int8 in torch": int8_in_torch,
     "second half": second_half,
     "elsewhere": elsewhere,
+    "gpu": to_gpu,  # of machines that have one; it is first touched behind the fork
     "all at once": all_at_once,
 }
 
