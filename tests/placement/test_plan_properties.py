@@ -2,12 +2,14 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import permutations
+from itertools import combinations, pairwise, permutations
 
 import pytest
 
+from model_service.placement.cuts import EVEN_BYTES
 from model_service.placement.plan import Device, ModelPlan, Plan, Wanted, plan
-from tests.placement.builders import random_devices, random_models
+from model_service.placement.sizes import Sizes
+from tests.placement.builders import random_devices, random_models, random_shape
 
 SEEDS = range(600)
 
@@ -126,6 +128,31 @@ def test_a_model_is_refused_only_where_no_device_and_no_cut_over_devices_holds_i
             for kind in () if model.sizes.labels else ("gpu", "cpu"):
                 there = [device for device in case.allowed(model) if device.kind == kind]
                 assert not any(fits(model, chosen, rooms) for chosen in orders(there)), (name, kind)
+
+
+def test_the_largest_part_of_a_cut_is_as_small_as_it_can_be() -> None:
+    num_cut = 0
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        devices = [device for device in random_devices(rng) if device.kind == "gpu"]
+        sizes = Sizes(random_shape(rng))
+        for placed in plan(devices, [Wanted("model", sizes, max_slots=1)], margin=0).models:
+            if len(placed.stages) > 1:
+                num_cut += 1
+                there = [next(d for d in devices if d.name == stage.device) for stage in placed.stages]
+                largest = min(max(parts) for parts in cuts(sizes, there))
+                assert largest <= max(placed.device_bytes.values()) <= largest + EVEN_BYTES
+    assert num_cut > 10
+
+
+def cuts(sizes: Sizes, devices: Sequence[Device]) -> Iterator[list[int]]:
+    """Bytes of the parts, for every cut of a model over these devices in this order that fits them."""
+    end = sizes.shape.n_layer
+    for places in combinations(range(1, end), len(devices) - 1):
+        bounds = [0, *places, end]
+        parts = [sizes.total(range(*pair), "float16", "gpu", 1) for pair in pairwise(bounds)]
+        if all(size <= device.budget(0) for size, device in zip(parts, devices, strict=True)):
+            yield parts
 
 
 def whole_places(case: Case, model: Wanted, kind: str) -> list[str]:
