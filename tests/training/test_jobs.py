@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from model_service.config import ModelSettings, TrainingSettings
-from model_service.errors import Conflict, ModelFailed, NotFound
+from model_service.errors import Conflict, ModelFailed, ModelNoRoom, NotFound
 from model_service.training import durable
 from model_service.training.child import Child, describe_exit
 from model_service.training.folder import JobFolder
@@ -209,6 +209,23 @@ async def test_a_model_that_cannot_be_loaded_fails_the_job_with_the_reason(tmp_p
     await until(lambda: status(folder) == "failed")
     await jobs.close()
     assert "no memory is left" in folder.status["error"]["message"]
+
+
+async def test_a_model_that_has_no_room_now_is_trained_all_the_same(tmp_path: Path) -> None:
+    class FullPool(FakePool):
+        async def load(self, spec: ModelSettings, /) -> None:
+            raise ModelNoRoom(spec.name, "it needs 3 GiB.")
+
+    pool = FullPool({"tiny": fake_base(tmp_path / "base")})
+    jobs = Jobs(tmp_path, TrainingSettings(), pool, spawn=Scripts(SUCCEED))
+    await jobs.start()
+    folder = await jobs.create(ORDER, make_rows())
+    await until(lambda: status(folder) == "succeeded")
+    await jobs.close()
+    assert any(
+        event["message"].endswith("now: it needs 3 GiB. It is loaded when somebody asks for it.")
+        for event in folder.events()
+    )
 
 
 async def test_a_broken_job_folder_does_not_hold_up_the_next(tmp_path: Path) -> None:
