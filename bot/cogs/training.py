@@ -43,7 +43,7 @@ class TrainingCog(commands.Cog, name="Training"):
     def __init__(self, store: Store, client: ServiceClient, models: GuildModel, runs: Runs, views: Views) -> None:
         self._store, self._client, self._models, self._runs, self._views = store, client, models, runs, views
         self._decisions = Decisions(store, client, models)
-        self._deciding = asyncio.Lock()  # two presses at once are one after the other
+        self.deciding = asyncio.Lock()  # two presses at once are one after the other
 
     async def cog_load(self) -> None:
         """Answer the buttons of every card there is, and go on watching what was running when the bot stopped."""
@@ -144,7 +144,7 @@ class TrainingCog(commands.Cog, name="Training"):
         """Tell jokes with the model of a training from now on."""
         assert ctx.guild is not None
         chosen = training_history.find(await self._jobs(ctx.guild.id), job)
-        async with ctx.typing(), self._deciding:
+        async with ctx.typing(), self.deciding:
             sentence = await self._decisions.promote(chosen, ctx.author.id)
         await say(ctx, sentence)
 
@@ -160,7 +160,7 @@ class TrainingCog(commands.Cog, name="Training"):
     async def rollback(self, ctx: Context) -> None:
         """Go one step back to the model before; again goes one more."""
         assert ctx.guild is not None
-        async with ctx.typing(), self._deciding:
+        async with ctx.typing(), self.deciding:
             sentence = await self._decisions.rollback(ctx.guild.id, ctx.author.id)
         await say(ctx, sentence)
 
@@ -179,11 +179,11 @@ class TrainingCog(commands.Cog, name="Training"):
         if not is_moderator(interaction.permissions):
             raise NotAllowed
         assert interaction.message is not None
-        job = await self._store.jobs.of_message(interaction.message.id)
-        if job is None or job.guild_id != interaction.guild_id:
-            raise BadInput("I know nothing of this training any more. `/finetune history` lists what I know.")
         await interaction.response.defer()
-        async with self._deciding:
+        async with self.deciding:
+            job = await self._store.jobs.of_message(interaction.message.id)
+            if job is None or job.guild_id != interaction.guild_id:
+                raise BadInput("I know nothing of this training any more. `/finetune history` lists what I know.")
             if action == "longer":
                 sentence = await self._train_longer(job, interaction.user.id)
             elif action == "promote":

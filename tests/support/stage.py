@@ -17,6 +17,7 @@ from bot.playground import Playground
 from bot.playground.redirect import redirect
 from bot.service_client import ServiceClient, Timeouts
 from bot.store import Store
+from model_service.config import TrainingSettings
 from tests.support.people import Person, at_home
 
 
@@ -44,10 +45,17 @@ def make_settings(home: Path, **bot: Any) -> Settings:
 
 @asynccontextmanager
 async def on_stage(
-    socket_path: Path, home: Path, *, message_content: bool = True, playground: Playground | None = None, **bot: Any
+    socket_path: Path,
+    home: Path,
+    *,
+    message_content: bool = True,
+    playground: Playground | None = None,
+    auto_promote: bool = True,
+    **bot: Any,
 ) -> AsyncIterator[Stage]:
     """Start everything, in the order a person would; end it in the other."""
     settings = make_settings(home, **bot)
+    settings = settings.model_copy(update={"training": TrainingSettings(auto_promote=auto_promote)})
     limits = Timeouts(idle_s=settings.bot.answer_timeout_s)
     async with AsyncExitStack() as stack:
         if playground is None:

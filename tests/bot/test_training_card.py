@@ -1,0 +1,340 @@
+"""The card at the end of a fine-tune, its buttons, and what they change; the service plays its part."""
+
+import asyncio
+import io
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from subprocess import run
+from typing import Any
+
+import discord
+import pytest
+from PIL import Image
+
+from bot.cogs.training import TrainingCog
+from bot.ui.memory_chart import COLOURS, contrast
+from bot.ui.training_card import Curves, curves, describe, embed, picture, table
+from tests.bot.test_commands import ask, words
+from tests.support.fake_service import FakeService
+from tests.support.stage import Stage, on_stage
+from tests.support.tuned import end_job, evaluation, events
+
+Json = dict[str, Any]
+
+
+async def trained(service: FakeService, stage: Stage, *, passed: bool = True) -> tuple[Json, str]:
+    """Start a training and let it end; returns its card and its model."""
+    await stage.store.jokes.import_starter(stage.guild_id)
+    message = await ask(stage.morgan, "!finetune start")
+    model = end_job(service, f"ftjob-{len(service.jobs)}", passed=passed)
+    return await card_of(stage, message), model
+
+
+async def card_of(stage: Stage, message: Json) -> Json:
+    """Wait until a message has become a card."""
+    card = await stage.morgan.wait_for(lambda m: m["id"] == message["id"] and m["components"])
+    await stage.robin.wait_for(lambda m: m["id"] == message["id"] and m["components"])
+    return card
+
+
+def labels(message: Json) -> list[str]:
+    return [button["label"] for row in message["components"] for button in row["components"]]
+
+
+async def read(stage: Stage, message: Json, text: str) -> Json:
+    """Wait until a message reads so."""
+    return await stage.morgan.wait_for(lambda m: m["id"] == message["id"] and text in m["content"])
+
+
+async def told(stage: Stage, text: str) -> str:
+    """Wait for a sentence that only the moderator sees."""
+    return words(await stage.morgan.wait_for(lambda m: text in m["content"] and m["flags"] & 64))
+
+
+@asynccontextmanager
+async def manual(service: FakeService, home: Path) -> AsyncIterator[Stage]:
+    async with on_stage(service.socket_path, home, auto_promote=False) as stage:
+        yield stage
+
+
+async def test_one_message_becomes_the_card_with_table_samples_curves_and_buttons(
+    service: FakeService, stage: Stage
+) -> None:
+    card, model = await trained(service, stage)
+    assert "The new model is better, and tells this server's jokes from now on" in card["content"]
+    assert labels(card) == ["Undo", "Train longer"]
+    [shown] = card["embeds"]
+    assert shown["description"] == table({"punchline": {"evaluation": evaluation()}})
+    before, after = shown["fields"]
+    assert before["inline"]
+    assert after["inline"]
+    assert before["value"].startswith("1. Why did the the the dog\n2. A man")
+    assert "\n6. *(nothing)*\n" in before["value"]
+    assert "4. What do you call a fish without eyes? A fsh." in after["value"]
+    [file] = card["attachments"]
+    assert file["description"].startswith("Loss curves over 200 steps")
+    assert "at step 120" in file["description"]
+    assert await stage.store.joke_models.live(stage.guild_id) == model
+    mine = [
+        m for m in await stage.morgan.messages() if m["author"].get("bot") and "Training this server" in m["content"]
+    ]
+    assert len(mine) == 1
+
+
+async def test_undo_goes_back_at_once_and_the_card_says_so(service: FakeService, stage: Stage) -> None:
+    card, model = await trained(service, stage)
+    await stage.morgan.click(card, "Undo")
+    undone = await read(stage, card, "👉 ↩️ `jokes-mini` tells this server's jokes again")
+    assert f"<@{stage.morgan.id}>" in undone["content"]
+    assert labels(undone) == ["Promote", "Train longer"]
+    assert undone["embeds"]
+    assert undone["attachments"]
+    await ask(stage.robin, "!joke")
+    assert service.bodies("/v1/completions")[-1]["model"] == "jokes-mini"
+    await stage.morgan.click(undone, "Promote")
+    again = await read(stage, card, f"👉 ✅ `{model}` tells this server's jokes")
+    assert again["content"].count("👉") == 1
+    assert labels(again) == ["Undo", "Train longer"]
+
+
+async def test_without_auto_promotion_a_moderator_promotes(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        assert labels(card) == ["Promote", "Keep old", "Train longer"]
+        assert await stage.store.joke_models.live(stage.guild_id) is None
+        await stage.morgan.click(card, "Promote")
+        assert labels(await read(stage, card, f"`{model}` tells")) == ["Undo", "Train longer"]
+        await ask(stage.robin, "!joke")
+        assert service.bodies("/v1/completions")[-1]["model"] == model
+
+
+async def test_what_did_not_pass_says_why_and_is_promoted_only_anyway(service: FakeService, stage: Stage) -> None:
+    card, model = await trained(service, stage, passed=False)
+    assert "The loss on the held-out jokes rose." in card["content"]
+    assert labels(card) == ["Promote anyway", "Keep old", "Train longer"]
+    await stage.morgan.click(card, "Promote anyway")
+    await read(stage, card, "It did not pass the gate")
+    assert await stage.store.joke_models.live(stage.guild_id) == model
+
+
+async def test_keep_old_leaves_one_way_back(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        await stage.morgan.click(card, "Keep old")
+        kept = await read(stage, card, "👉 ✋ `jokes-mini` goes on telling jokes")
+        assert labels(kept) == ["Promote", "Train longer"]
+        assert "old one kept" in words(await ask(stage.morgan, "!finetune history"))
+        assert "instead of `jokes-mini`" in words(await ask(stage.morgan, "!finetune promote 1"))
+        assert await stage.store.joke_models.live(stage.guild_id) == model
+
+
+async def test_only_moderators_can_press_each_button(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        for count, label in enumerate(("Promote", "Keep old", "Train longer"), start=1):
+            await stage.robin.click(card, label)
+            await stage.robin.wait_for(
+                lambda m, count=count: (
+                    sum("Only moderators" in each["content"] for each in stage.robin.seen.values()) == count
+                )
+            )
+        assert await stage.store.joke_models.live(stage.guild_id) is None
+        await stage.morgan.click(card, "Promote")
+        await read(stage, card, "tells this server's jokes from now on")
+        await stage.robin.wait_for(lambda m: m["id"] == card["id"] and "Undo" in labels(m))
+        await stage.robin.click(card, "Undo")
+        await asyncio.sleep(0)
+        assert await stage.store.joke_models.live(stage.guild_id) == model
+        assert len(service.jobs) == 1
+
+
+async def press_together(stage: Stage, card: Json, *pressed: str) -> None:
+    """Press buttons before the first press has been answered, as two people do."""
+    cog = stage.bot.get_cog("Training")
+    assert isinstance(cog, TrainingCog)
+    async with cog.deciding:
+        for label in pressed:
+            await stage.morgan.click(card, label)
+
+
+async def test_pressing_twice_is_a_sentence(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        await press_together(stage, card, "Keep old", "Keep old", "Promote", "Promote", "Keep old")
+        await told(stage, "That was decided already: `jokes-mini` stays.")
+        await told(stage, f"`{model}` tells this server's jokes already.")
+        await told(stage, "tells this server's jokes already. Undo goes back.")
+        shown = await read(stage, card, "tells this server's jokes from now on")
+        await press_together(stage, shown, "Undo", "Undo")
+        await told(stage, "There is nothing to undo: `jokes-mini`")
+        assert await stage.store.joke_models.past(stage.guild_id) == []
+
+
+async def test_pressing_late_is_a_sentence(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        await ask(stage.morgan, "!finetune promote 1")
+        await stage.morgan.click(card, "Promote")
+        await told(stage, f"`{model}` tells this server's jokes already.")
+        service.models.append({**service.models[0], "id": "other"})
+        await ask(stage.morgan, "!model set other")
+        await stage.morgan.click(card, "Promote")
+        await told(stage, "compared with `jokes-mini`, but `other` tells this server's jokes by now")
+        assert await stage.store.joke_models.live(stage.guild_id) == "other"
+
+
+async def test_undo_after_another_model_was_chosen_changes_nothing(service: FakeService, stage: Stage) -> None:
+    card, _ = await trained(service, stage)
+    await ask(stage.morgan, "!model set jokes-mini")
+    await stage.morgan.click(card, "Undo")
+    await told(stage, "There is nothing to undo: `jokes-mini` tells this server's jokes now.")
+
+
+async def test_a_model_that_is_gone_cannot_be_promoted(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        del service.models[-1]
+        await stage.morgan.click(card, "Promote")
+        await told(stage, f"`{model}` is no longer there.")
+        await service.stop()
+        await stage.morgan.click(card, "Promote")
+        await told(stage, "offline right now")
+        assert await stage.store.joke_models.live(stage.guild_id) is None
+
+
+async def test_the_buttons_outlive_a_restart_of_the_bot(service: FakeService, tmp_path: Path) -> None:
+    async with manual(service, tmp_path) as stage:
+        card, model = await trained(service, stage)
+        await stage.bot.close()
+        await stage.store.close()
+        async with on_stage(service.socket_path, tmp_path, playground=stage.playground) as again:
+            again.morgan.seen[card["id"]] = card
+            await again.morgan.click(card, "Promote")
+            await again.morgan.wait_for(lambda m: m["id"] == card["id"] and f"`{model}` tells" in m["content"])
+            assert await again.store.joke_models.live(again.guild_id) == model
+
+
+async def test_train_longer_starts_again_from_what_is_live_for_twice_as_long(
+    service: FakeService, stage: Stage
+) -> None:
+    card, model = await trained(service, stage)
+    await stage.morgan.click(card, "Train longer")
+    shown = await read(stage, card, "👉 🔁 Training again, 24 times over the jokes instead of 12")
+    assert labels(shown) == ["Undo"]
+    body = service.bodies("/v1/fine_tuning/jobs")[-1]
+    assert body["model"] == model
+    assert body["method"]["supervised"]["hyperparameters"] == {"n_epochs": 24}
+    await stage.morgan.wait_for(lambda m: "ftjob-2" in m["content"] and "Training this server's jokes" in m["content"])
+
+
+async def test_train_longer_twice_trains_once(service: FakeService, stage: Stage) -> None:
+    card, _ = await trained(service, stage)
+    await press_together(stage, card, "Train longer", "Train longer")
+    await told(stage, "A training is already running here.")
+    assert len(service.jobs) == 2
+    service.jobs["ftjob-2"].update(status="failed", error={"message": "The disk is full."})
+    await stage.morgan.wait_for(lambda m: "The disk is full." in m["content"])
+    service.jobs["ftjob-1"]["hyperparameters"]["n_epochs"] = 100
+    await press_together(stage, card, "Undo")
+    undone = await read(stage, card, "again, instead of")
+    await stage.morgan.click(undone, "Train longer")
+    await told(stage, "It went over the jokes 100 times already, and more is not possible.")
+    del service.jobs["ftjob-1"]
+    await stage.morgan.click(undone, "Train longer")
+    await told(stage, "The service has forgotten this training.")
+
+
+async def test_a_model_chosen_meanwhile_is_not_pushed_aside(service: FakeService, stage: Stage) -> None:
+    service.models.append({**service.models[0], "id": "other"})
+    await stage.store.jokes.import_starter(stage.guild_id)
+    message = await ask(stage.morgan, "!finetune start")
+    await ask(stage.morgan, "!model set other")
+    end_job(service, "ftjob-1")
+    card = await card_of(stage, message)
+    assert "compared with `jokes-mini`, but `other` was chosen meanwhile" in card["content"]
+    assert labels(card) == ["Promote", "Keep old", "Train longer"]
+    assert await stage.store.joke_models.live(stage.guild_id) == "other"
+
+
+async def test_a_service_that_measures_less_still_makes_a_card(service: FakeService, stage: Stage) -> None:
+    await stage.store.jokes.import_starter(stage.guild_id)
+    message = await ask(stage.morgan, "!finetune start")
+    end_job(service, "ftjob-1")
+    del service.events["ftjob-1"], service.jobs["ftjob-1"]["punchline"]["evaluation"]
+    card = await card_of(stage, message)
+    assert card["attachments"] == []
+    [shown] = card["embeds"]
+    assert "Held-out loss          3.500   3.150 ✓" in shown["description"]
+    assert "fields" not in shown or shown["fields"] == []
+
+
+def test_the_table_marks_what_is_better_and_what_is_worse() -> None:
+    assert table({"punchline": {"evaluation": evaluation()}}).split("\n") == [
+        "```",
+        "                      before   after",
+        "Held-out loss          3.500   3.150 ✓",
+        "  bits per character   1.712   1.541 ✓",
+        "General loss           4.100   4.120 ✗",
+        "  bits per character   1.900   1.909 ✗",
+        "Distinct-2             0.710   0.834 ✓",
+        "Copied word for word      0%      6% ✗",
+        "Held back by filter     2/32    0/32 ✓",
+        "```",
+    ]
+
+
+def test_long_and_hostile_samples_fit_and_cannot_format() -> None:
+    told = evaluation()
+    for pair in told["samples"]:
+        pair["before"], pair["after"] = "**loud** @everyone " + "word " * 200, "`" * 300
+    shown = embed({"punchline": {"evaluation": told}}, passed=True, image=None)
+    assert all(len(field.value or "") <= 1024 for field in shown.fields)
+    assert "@everyone" not in (shown.fields[0].value or "")
+    assert len(shown) <= 6000
+    assert isinstance(shown, discord.Embed)
+
+
+def test_curves_are_read_from_events_in_any_order() -> None:
+    told = events()
+    found = curves(told)
+    assert found == curves(told[::-1])
+    assert found.best_step == 120
+    assert found.held_out[0] == (0, 3.5)
+    assert len(found.train) == 50
+    assert describe(found).startswith("Loss curves over 200 steps. On the held-out jokes it went from 3.500 to ")
+    assert not curves([{"data": None}, {"data": {"step": 4, "train_loss": 3.0}}]).is_worth_drawing
+
+
+@pytest.mark.parametrize("found", [curves(events()), Curves((), ((0, 3.5), (10, 3.1)), 10)])
+def test_the_picture_reads_on_dark_and_light_themes(found: Curves) -> None:
+    from bot.ui import loss_chart
+
+    image = Image.open(io.BytesIO(picture(found))).convert("RGB")
+    assert image.size == (800, 460)
+    corners = {image.getpixel((x, y)) for x in (0, 799) for y in (0, 459)}
+    assert corners == {(0x1E, 0x1F, 0x22)}, "its own ground, whatever lies below"
+    for colour in (*COLOURS[:2], loss_chart.TEXT, loss_chart.QUIET):
+        assert contrast(colour, loss_chart.CARD) >= 4.5, colour
+
+
+def test_the_best_step_is_ringed_and_named_inside_the_picture() -> None:
+    from bot.ui import loss_chart
+
+    for best_step in (20, 120, 200):
+        drawing = loss_chart.figure(curves(events(best_step=best_step)))
+        [axes] = drawing.axes
+        [ring] = [line for line in axes.lines if line.get_gid() == "best"]
+        assert list(ring.get_xdata()) == [curves(events(best_step=best_step)).best_step]
+        [label] = axes.texts
+        assert label.get_text().startswith("best: ")
+        drawing.canvas.draw()
+        box, frame = label.get_window_extent(), drawing.bbox
+        assert 0 <= box.x0 < box.x1 <= frame.x1
+        assert 0 <= box.y0 < box.y1 <= frame.y1
+
+
+def test_the_bot_starts_without_matplotlib() -> None:
+    code = "import sys, bot.app; sys.exit('matplotlib' in sys.modules)"
+    assert run([sys.executable, "-c", code], check=False).returncode == 0
