@@ -171,7 +171,8 @@ class Pool:
         if entry.folder is None and not folder.is_dir():
             if refusal := entry.refusal:
                 raise refusal
-            self._ask(entry)
+            if self._job(entry) is None:
+                self._queue.add(Job(entry, entry.spec, eager=True))
             raise ModelLoading(model_id)
         return folder
 

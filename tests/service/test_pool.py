@@ -53,6 +53,11 @@ async def test_without_preload_only_pinned_models_are_loaded_and_the_rest_counts
     await reaches(pool, "p", "ready")
     assert states(pool) == {"a": "unloaded", "b": "unloaded", "p": "ready"}
     assert pool.ready
+    assert pool.folder("b") == tmp_path
+    with pytest.raises(ModelLoading):  # nobody has fetched it yet; now it is
+        pool.folder("a")
+    await reaches(pool, "a", "ready")
+    assert pool.folder("a") == Path("/models/org/a")
     assert await source_of(pool, "a") == "org/a"
     assert shelf.order == ["p", "a"]
     await asyncio.to_thread(tmp_path.rmdir)
