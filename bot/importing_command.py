@@ -5,6 +5,7 @@ It may run beside the bot: both write in short transactions to the same SQLite f
 
 import asyncio
 import contextlib
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +29,10 @@ from bot.store.bulk import GLOBAL, Bulk
 SAMPLE_WIDTH = 110
 
 
+class Stopped(BotError):
+    """Somebody pressed Ctrl-C."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was typed. `guild` None: global."""
@@ -43,7 +48,8 @@ class Request:
 
 
 def import_jokes(settings: Settings, request: Request) -> int:
-    """Import, and print how it went; returns the exit code: 0 done, 1 failed, 2 the column must be named."""
+    """Import, and print how it went; returns the exit code: 0 done, 1 failed, 2 the column must be named,
+    130 stopped."""
     tally = Tally()
     try:
         with _opened(request) as source:
@@ -53,12 +59,12 @@ def import_jokes(settings: Settings, request: Request) -> int:
             finally:
                 if tally.read:
                     _print(words.report(source.name, plan.columns, tally, dry_run=plan.dry_run))
+    except (Stopped, KeyboardInterrupt):
+        sys.stderr.write(f"Stopped.{_left(tally, request)}\n")
+        return 130
     except BotError as error:
         sys.stderr.write(f"{printable(str(error))}{_left(tally, request)}\n")
         return 2 if isinstance(error, BadColumn) else 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"Stopped.{_left(tally, request)}\n")
-        return 130
     if not tally.is_useful:
         sys.stderr.write("Not one row was a joke, so nothing was imported. Is it the right column?\n")
         return 1
@@ -69,7 +75,10 @@ def import_jokes(settings: Settings, request: Request) -> int:
 @contextlib.contextmanager
 def _opened(request: Request) -> Iterator[Source]:
     if request.source.startswith(PREFIX):
-        with open_hub(request.source, request.split, request.subset) as rows:
+        console = Console(stderr=True)
+        with contextlib.ExitStack() as stack:
+            with console.status(f"opening {request.source}") if console.is_terminal else contextlib.nullcontext():
+                rows = stack.enter_context(open_hub(request.source, request.split, request.subset))
             yield rows
     elif "://" in request.source:
         raise BadSource("I read no addresses. Download the file first, then import it from the disk.")
@@ -89,8 +98,17 @@ def _plan(source: Source, request: Request) -> Plan:
 
 
 async def _import(settings: Settings, source: Source, plan: Plan, tally: Tally) -> None:
+    """Import; Ctrl-C stops it after the batch it is at, so that what is counted is what is kept."""
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stopping.set)
     async with _collection(settings, plan) as collection:
-        with _progress(source, tally) as told:
+        with _progress(source, tally) as show:
+
+            def told() -> None:
+                show()
+                if stopping.is_set():
+                    raise Stopped
+
             await run(source, plan, collection, tally, told=told)
 
 

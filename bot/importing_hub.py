@@ -67,6 +67,7 @@ def open_hub(source: str, split: str, subset: str | None) -> Iterator[HubRows]:
     argv = [sys.executable, "-P", "-m", "model_service.hub_rows", name, "--split", split]
     argv += ["--subset", subset] if subset else []
     env = {key: value for key, value in os.environ.items() if not key.startswith("DISCORD_TOKEN")}
+    env["USE_TORCH"] = "0"  # else the library loads it, for nothing
     with subprocess.Popen(
         argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as process:

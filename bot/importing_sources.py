@@ -14,7 +14,7 @@ import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from bot.importing_records import BadSource, Record, TextOptions, TextTable
 
@@ -96,8 +96,8 @@ def _bytes_of(path: Path, is_packed: bool) -> BinaryIO:
 
 
 def _opened(name: str, kind: str, open_bytes: Callable[[], BinaryIO], options: TextOptions) -> Source:
-    is_parquet = kind == "parquet"
-    source: Source = ParquetTable(name, open_bytes()) if is_parquet else TextTable(name, kind, open_bytes, options)
+    source: Source
+    source = ParquetTable(name, open_bytes) if kind == "parquet" else TextTable(name, kind, open_bytes, options)
     if not source.total:
         raise BadSource(f"There are no rows in {name}" + (", only the names of columns." if source.columns else "."))
     return source
@@ -137,7 +137,24 @@ def _is_readable_kind(name: str) -> bool:
 class ParquetTable:
     """A Parquet file, read a batch of rows at a time."""
 
-    def __init__(self, name: str, stream: BinaryIO) -> None:
+    def __init__(self, name: str, open_bytes: Callable[[], BinaryIO]) -> None:
+        self.name = name
+        self._open = open_bytes
+        with self._opened() as file:
+            self.columns = list(file.schema_arrow.names)
+            self.total: int | None = file.metadata.num_rows
+
+    def records(self, columns: Sequence[str]) -> Iterator[Record]:
+        """Yield these columns of every row."""
+        line = 0
+        with self._opened() as file:
+            for batch in file.iter_batches(batch_size=1000, columns=list(columns)):
+                for values in batch.to_pylist():
+                    line += 1
+                    yield Record(line, values)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
         try:
             import pyarrow
             import pyarrow.parquet
@@ -145,28 +162,10 @@ class ParquetTable:
             raise BadSource(
                 f"Reading Parquet needs pyarrow, which is not installed here: {SERVICE_EXTRA}. CSV and JSONL do not."
             ) from None
-        self.name = name
-        if isinstance(stream, gzip.GzipFile):  # a Parquet file is read from its end, so it cannot stay packed
-            with stream:
-                stream = io.BytesIO(stream.read())
-        self._broken = pyarrow.ArrowException
-        with self._told():
-            self._file = pyarrow.parquet.ParquetFile(stream)
-        self.columns = list(self._file.schema_arrow.names)
-        self.total: int | None = self._file.metadata.num_rows
-
-    def records(self, columns: Sequence[str]) -> Iterator[Record]:
-        """Yield these columns of every row."""
-        line = 0
-        with self._told():
-            for batch in self._file.iter_batches(batch_size=1000, columns=list(columns)):
-                for values in batch.to_pylist():
-                    line += 1
-                    yield Record(line, values)
-
-    @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except self._broken as error:
-            raise BadSource(f"{self.name} is not a Parquet file, or it is damaged: {str(error)[:200]}") from error
+        with self._open() as stream:
+            # a Parquet file is read from its end, so it cannot stay packed
+            plain = io.BytesIO(stream.read()) if isinstance(stream, gzip.GzipFile) else stream
+            try:
+                yield pyarrow.parquet.ParquetFile(plain)
+            except pyarrow.ArrowException as error:
+                raise BadSource(f"{self.name} is not a Parquet file, or it is damaged: {str(error)[:200]}") from error
