@@ -54,6 +54,7 @@ def load(
         weights = best_weights(opened.shape, task, stages)
     for stage in stages:
         check_weights(weights, torch.device(stage.device))
+    opened.files.check(range(opened.shape.n_layer))  # all of it, before the first stage is read
     count = counted(progress, sum(opened.files.size_bytes(stage.layers) for stage in stages))
     if task == "classify":
         return _classifier(opened, source, model_id, weights, stages, count)

@@ -181,6 +181,19 @@ def test_stages_that_cannot_be_are_refused(folder: Path, stages: list[tuple[str,
         load(str(folder), "generate", model_id="x", stages=placed)
 
 
+def test_what_the_last_stage_lacks_is_said_before_the_first_is_read(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["transformer.h.1.ln_2.bias"]
+    save_file(tensors, folder / "model.safetensors")
+    said: list[int] = []
+    stages = (Stage("cpu:0", range(0, 1)), Stage("cpu:1", range(1, 2)))
+    with pytest.raises(CheckpointError, match=r"lacks h\.1\.ln_2\.bias"):
+        load(
+            str(folder), "generate", model_id="x", weights="float32", stages=stages, progress=lambda *_: said.append(1)
+        )
+    assert said == []
+
+
 def test_a_classifier_in_stages_is_refused(tmp_path: Path) -> None:
     folder = save_tiny_classifier(tmp_path)
     with pytest.raises(CheckpointError, match="classifies, which runs on one device"):
