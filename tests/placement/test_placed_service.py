@@ -39,7 +39,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess
 
 async def cards(service: ServiceProcess) -> dict[str, Any]:
     """What `GET /v1/models` says, once nothing loads any more."""
-    async with asyncio.timeout(60), service.client() as client:
+    async with asyncio.timeout(75), service.client() as client:
         while True:
             async with client.get("/v1/models") as response:
                 answer: dict[str, Any] = await response.json()

@@ -6,6 +6,9 @@ from typing import Any
 
 import pytest
 
+from model_service.config import CommonSettings
+from model_service.held_models import EMBEDDED_MODELS
+from model_service.placement.plan_command import Request, run
 from model_service.placement.sizes import Sizes
 from model_service.placement.variants import VARIANTS
 from tests.operations.builders import clean_environment, punchline, without_torch, write_tiny_models
@@ -52,43 +55,46 @@ def test_sizes_are_read_as_people_write_them(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "status", "sentence"),
+    ("devices", "models", "status", "sentence"),
     [
         (
-            ("--simulate", "10", "--models", "gpt2"),
+            "10",
+            "gpt2",
             2,
             "--simulate: '10' is no amount of memory: write it like 10GiB, 8GB, 512MiB or 512MB; a list is written"
-            " 10GiB,10GiB,cpu:16GB.",
+            " 10GiB,10GiB,cpu:16GB.\n",
         ),
-        (("--simulate", "1GiB,", "--models", "gpt2"), 2, "--simulate: '' is no amount of memory: "),
-        (("--simulate", "cpu:1GiB,cpu:2GiB", "--models", "gpt2"), 2, "--simulate names the CPU twice; "),
+        ("1GiB,", "gpt2", 2, "--simulate: '' is no amount of memory: "),
+        ("0GiB", "gpt2", 2, "--simulate: '0GiB' is no amount of memory: "),
+        ("cpu:1GiB,cpu:2GiB", "gpt2", 2, "--simulate names the CPU twice; "),
         (
-            ("--simulate", "10GiB", "--models", "gpt2-xxl"),
+            "10GiB",
+            "gpt2-xxl",
             2,
             "There is no model 'gpt2-xxl' to plan. Did you mean gpt2-xl? Known: distilgpt2, gpt-j-6b, gpt2,"
-            " gpt2-medium, gpt2-large, gpt2-xl, jokes-mini, sentiment-mini.",
+            " gpt2-medium, gpt2-large, gpt2-xl, jokes-mini, sentiment-mini.\n",
         ),
-        (("--simulate", "10GiB", "--models", "gpt2,gpt2"), 2, "--models names gpt2 more than once."),
+        ("10GiB", "gpt2,gpt2", 2, "--models names gpt2 more than once.\n"),
+        ("10GiB", "gpt-j-6b", 1, "GiB (float16 weights 11.3 GiB, one sequence 898 MiB, working memory "),
         (
-            ("--simulate", "10GiB", "--models", "gpt-j-6b"),
-            1,
-            "GiB (float16 weights 11.3 GiB, one sequence 898 MiB, working memory ",
-        ),
-        (
-            ("--simulate", "4GiB", "--models", "gpt2-large,gpt2-medium,gpt2,distilgpt2"),
+            "4GiB",
+            "gpt2-large,gpt2-medium,gpt2,distilgpt2",
             1,
             "distilgpt2 does not fit beside the others: it needs ",
         ),
-        (("--simulat", "10GiB"), 2, "No such option: --simulat"),
     ],
 )
 def test_what_cannot_be_is_said_on_standard_error(
-    tmp_path: Path, argv: tuple[str, ...], status: int, sentence: str
+    devices: str, models: str, status: int, sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = punchline("plan", *argv, cwd=tmp_path)
-    assert ended.returncode == status
-    assert sentence in " ".join(ended.stderr.replace("│", " ").split())
-    assert "Traceback" not in ended.stderr
+    assert run(CommonSettings(), EMBEDDED_MODELS, Request(devices, models)) == status
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_mistyped_option_is_a_sentence(tmp_path: Path) -> None:
+    ended = punchline("plan", "--simulat", "10GiB", cwd=tmp_path)
+    assert ended.returncode == 2
+    assert "No such option: --simulat" in ended.stderr
 
 
 def test_with_json_what_has_no_place_is_left_out_of_it_and_said_elsewhere(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from model_service.placement.plan import Device, ModelPlan, Plan, Wanted, plan
 from model_service.placement.sizes import Sizes
 from tests.placement.builders import random_devices, random_models, random_shape
 
-SEEDS = range(600)
+SEEDS = range(300)
 
 
 class Case:
