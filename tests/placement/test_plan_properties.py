@@ -132,7 +132,7 @@ def test_a_model_is_refused_only_where_no_device_and_no_cut_over_devices_holds_i
 
 def test_the_largest_part_of_a_cut_is_as_small_as_it_can_be() -> None:
     num_cut = 0
-    for seed in SEEDS:
+    for seed in range(800):  # one model is quick, and seldom cut
         rng = random.Random(seed)
         devices = [device for device in random_devices(rng) if device.kind == "gpu"]
         sizes = Sizes(random_shape(rng))
