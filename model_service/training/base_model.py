@@ -65,7 +65,7 @@ def load_base(
         folder, dtype=held, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
     ).to(device)
     if recipe and recipe.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        _compute_activations_twice(model)
     context_len = model.config.max_position_embeddings
     tokenizer = read_tokenizer(folder)
     eos = config.get("eos_token_id")
@@ -88,6 +88,12 @@ def stored_dtype(folder: Path) -> torch.dtype:
         names = list(file.keys())
         widest: torch.dtype = file.get_tensor(names[0]).dtype
         return widest
+
+
+def _compute_activations_twice(model: Any) -> None:
+    """Keep only the inputs of each layer for the way back; transformers has renamed the call."""
+    new_name = getattr(model, "activation_checkpointing_enable", None)
+    (new_name or model.gradient_checkpointing_enable)({"use_reentrant": False})
 
 
 def _trained(model: Any, recipe: Recipe, adapter: Path | None) -> Any:

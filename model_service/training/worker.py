@@ -6,6 +6,7 @@ else is a crash. It talks through files alone, so nothing it says can block it.
 """
 
 import argparse
+import errno
 import fcntl
 import logging
 import os
@@ -20,6 +21,15 @@ from model_service.training.folder import JobFolder
 log = logging.getLogger(__name__)
 
 DONE, REFUSED, INTERRUPTED = 0, 65, 75
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (
+    "The disk is full, or a file grew beyond what is allowed here. Free some space and start the job again; the old"
+    " model is untouched."
+)
+TOO_LITTLE_MEMORY = (
+    "There is too little memory to train this model here. Use the adapter lora, choose a smaller model, or free memory"
+    " on the device; the old model is untouched."
+)
 LOCK_LIMIT_S = 60.0  # a predecessor that lost its service notices within a step
 
 
@@ -64,6 +74,7 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
 
     from model_service.training.finetune import Finetune
     from model_service.training.loop import Interrupted, TrainingFailed
+    from model_service.training.out_of_memory import is_out_of_memory
 
     torch.set_num_threads(options.threads)
     try:
@@ -77,10 +88,19 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
     except TrainingFailed as error:
         return _refuse(folder, str(error), error.code)
     except Exception as error:
-        if "os error 28" in str(error) or "No space left" in str(error):  # each library wraps ENOSPC in its own way
-            return _refuse(folder, "The disk is full. Free some space and start the job again.", "disk_full")
+        if is_disk_full(error):
+            return _refuse(folder, DISK_FULL, "disk_full")
+        if is_out_of_memory(error):
+            return _refuse(folder, TOO_LITTLE_MEMORY, "out_of_memory")
         raise
     return DONE
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether nothing more could be written: no space, a quota, a limit. Each library wraps it in its own way."""
+    if isinstance(error, OSError) and error.errno in FULL:
+        return True
+    return any(f"os error {number})" in str(error) or os.strerror(number) in str(error) for number in FULL)
 
 
 def _refuse(folder: JobFolder, message: str, code: str) -> int:
