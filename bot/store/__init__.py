@@ -16,6 +16,7 @@ from bot.store.errors import CannotOpen, DuelOpen, JobActive, Refused, StoreErro
 from bot.store.jobs import Decision, Job, Jobs, Outcome
 from bot.store.joke_models import JokeModels
 from bot.store.jokes import Added, Counts, Imported, Joke, Jokes, Provenance
+from bot.store.lineage import Holder, Lineage
 from bot.store.settings import GuildSettings
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "DuelOpen",
     "Duels",
     "GuildSettings",
+    "Holder",
     "Imported",
     "Job",
     "JobActive",
@@ -40,6 +42,7 @@ __all__ = [
     "Joke",
     "JokeModels",
     "Jokes",
+    "Lineage",
     "Outcome",
     "Provenance",
     "Record",
@@ -62,6 +65,7 @@ class Store:
         self.jobs = Jobs(database)
         self.joke_models = JokeModels(database)
         self.duels = Duels(database)
+        self.lineage = Lineage(database)
 
     @classmethod
     async def open(cls, path: Path, discord_permission: str | None = None) -> Self:

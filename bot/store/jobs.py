@@ -34,6 +34,7 @@ class Job:
 
     number: its place among the guild's jobs, from 1. started_from: the model that told the guild's jokes when it began.
     model: what it made, whether or not it passed the gate. decision: what a moderator made of that.
+    withdrawn: somebody whose data is in the model took that back, so that nothing may use it.
     """
 
     job_id: str
@@ -50,10 +51,12 @@ class Job:
     outcome: Outcome = Outcome()
     decision: Decision | None = None
     decided_by: int | None = None
+    withdrawn: bool = False
 
 
 _JOBS = (
-    "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY guild_id ORDER BY started_at, rowid) AS number FROM jobs)"
+    "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY guild_id ORDER BY started_at, rowid) AS number, "
+    "EXISTS (SELECT 1 FROM withdrawals AS w WHERE w.job_id = jobs.job_id) AS withdrawn FROM jobs)"
 )
 
 
@@ -162,4 +165,5 @@ def _job(row: Row) -> Job:
         outcome=outcome,
         decision=row["decision"],
         decided_by=row["decided_by"],
+        withdrawn=bool(row["withdrawn"]),
     )

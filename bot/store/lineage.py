@@ -1,0 +1,135 @@
+"""Which fine-tunes hold whose data, and which of them were withdrawn for that. The service is not asked.
+
+    job 1 <- jokes 3, 7 (Ann), 9 (Bob)        Ann leaves:  job 1 held her rows,
+    job 2 <- joke 9 (Bob), went on from job 1's model      job 2 went on from its model: both are withdrawn
+
+A fine-tune from before rows were noted counts as holding a person's data where they had a joke in its guild by then.
+"""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import aiosqlite
+
+from bot.store.database import Database, Row
+
+RowKind = Literal["joke", "answer"]
+
+_HOLDING = """
+WITH RECURSIVE
+numbered AS (SELECT *, row_number() OVER (PARTITION BY guild_id ORDER BY started_at, rowid) AS number FROM jobs),
+noted AS (SELECT job_id, count(DISTINCT kind || row_id) AS num_rows FROM job_rows WHERE user_id = :user_id
+          GROUP BY job_id),
+unnoted AS (SELECT job_id, 0 FROM jobs AS j WHERE NOT EXISTS (SELECT 1 FROM job_rows AS r WHERE r.job_id = j.job_id)
+            AND EXISTS (SELECT 1 FROM jokes AS k WHERE k.guild_id = j.guild_id AND k.author_id = :user_id
+                        AND k.provenance <> 'import' AND k.created_at <= j.started_at)),
+held (job_id) AS (
+    SELECT job_id FROM noted UNION SELECT job_id FROM unnoted
+    UNION SELECT later.job_id FROM held JOIN jobs AS earlier ON earlier.job_id = held.job_id
+                                        JOIN jobs AS later ON later.started_from = earlier.model)
+SELECT n.*, coalesce(noted.num_rows, 0) AS num_rows, w.deleted_at, w.told_at
+FROM held JOIN numbered AS n USING (job_id) LEFT JOIN noted USING (job_id) LEFT JOIN withdrawals AS w USING (job_id)
+"""
+_WITHDRAWN = """
+SELECT n.*, 0 AS num_rows, w.deleted_at, w.told_at
+FROM withdrawals AS w JOIN
+(SELECT *, row_number() OVER (PARTITION BY guild_id ORDER BY started_at, rowid) AS number FROM jobs) AS n USING (job_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A fine-tune that holds data of somebody. number: its place among the guild's. model: what it made, if anything.
+
+    num_rows: of that person in its own snapshot; 0 where it only went on from a model that held some, and where the
+    person is not asked about. is_deleted: the service has let go of it. is_told: moderators know.
+    """
+
+    job_id: str
+    guild_id: int
+    channel_id: int
+    number: int
+    model: str | None
+    has_ended: bool
+    num_rows: int
+    is_deleted: bool
+    is_told: bool
+
+
+class Lineage:
+    """Rows of fine-tunes and withdrawals."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def record(self, job_id: str, rows: Iterable[tuple[RowKind, int, int | None]]) -> None:
+        """Note what a job was given, as (kind, row id, whose); again replaces what was noted."""
+        values = [(job_id, kind, row_id, user_id) for kind, row_id, user_id in rows]
+
+        async def work(connection: aiosqlite.Connection) -> None:
+            await connection.execute("DELETE FROM job_rows WHERE job_id = ?", (job_id,))
+            await connection.executemany("INSERT INTO job_rows VALUES (?, ?, ?, ?)", values)
+
+        await self._database.write(work)
+
+    async def holding(self, user_id: int) -> list[Holder]:
+        """Return the fine-tunes that hold data of a person and are not withdrawn, in every guild, oldest first."""
+        sql = f"{_HOLDING} WHERE w.job_id IS NULL ORDER BY n.started_at"
+        return [_holder(row) for row in await self._database.rows(sql, {"user_id": user_id})]
+
+    async def withdraw(self, user_id: int) -> list[Holder]:
+        """Mark what holds data of a person as withdrawn, and forget whose rows these were; returns what was marked."""
+
+        async def work(connection: aiosqlite.Connection) -> list[Holder]:
+            parameters: dict[str, Any] = {"user_id": user_id, "now": time.time()}
+            rows = await connection.execute_fetchall(
+                f"{_HOLDING} WHERE w.job_id IS NULL ORDER BY n.started_at", parameters
+            )
+            found = [_holder(row) for row in rows]
+            await connection.executemany(
+                "INSERT INTO withdrawals (job_id, withdrawn_at) VALUES (?, ?)",
+                [(each.job_id, parameters["now"]) for each in found],
+            )
+            await connection.execute("UPDATE job_rows SET user_id = NULL WHERE user_id = :user_id", parameters)
+            return found
+
+        return await self._database.write(work)
+
+    async def unsettled(self) -> list[Holder]:
+        """Return the withdrawn fine-tunes that the service still holds, or that moderators were not told of."""
+        sql = f"{_WITHDRAWN} WHERE w.deleted_at IS NULL OR w.told_at IS NULL ORDER BY n.started_at DESC"
+        return [_holder(row) for row in await self._database.rows(sql, {})]
+
+    async def is_withdrawn(self, job_id: str) -> bool:
+        """Say whether a fine-tune's model may not be used any more."""
+        row = await self._database.row("SELECT 1 FROM withdrawals WHERE job_id = :job_id", {"job_id": job_id})
+        return row is not None
+
+    async def deleted(self, job_id: str) -> None:
+        """Remember that the service has let go of it."""
+        await self._mark("deleted_at", job_id)
+
+    async def told(self, job_id: str) -> None:
+        """Remember that the moderators were told."""
+        await self._mark("told_at", job_id)
+
+    async def _mark(self, column: str, job_id: str) -> None:
+        sql = f"UPDATE withdrawals SET {column} = :now WHERE job_id = :job_id"
+        parameters = {"job_id": job_id, "now": time.time()}
+        await self._database.write(lambda connection: connection.execute_fetchall(sql, parameters))
+
+
+def _holder(row: Row) -> Holder:
+    return Holder(
+        job_id=row["job_id"],
+        guild_id=row["guild_id"],
+        channel_id=row["channel_id"],
+        number=row["number"],
+        model=row["model"],
+        has_ended=row["finished_at"] is not None,
+        num_rows=row["num_rows"],
+        is_deleted=row["deleted_at"] is not None,
+        is_told=row["told_at"] is not None,
+    )
