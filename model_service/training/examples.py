@@ -139,7 +139,7 @@ def normalise(text: str) -> str:
     if text.isascii() and (kept := text.lower().translate(_NO_LETTERS)):
         return kept
     text = unicodedata.normalize("NFKC", "".join(c for c in text if c not in _APOSTROPHES))
-    text = unicodedata.normalize("NFKC", text.casefold())
+    text = unicodedata.normalize("NFKC", text.casefold().replace("i\u0307", "i").replace("ı", "i"))  # İ and ı
     text = "".join(c for c in text if c not in _APOSTROPHES and not _is_unseen(c))  # ŉ folds to ʼn
     return "".join(_letters(text)) or "".join(text.split())  # a joke of emoji alone is still a joke
 

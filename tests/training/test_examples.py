@@ -1,7 +1,13 @@
 """Training files are checked line by line, and every joke has its side for ever. No torch here."""
 
+import functools
+import random
+import unicodedata
+from collections.abc import Callable
+
 import pytest
 
+from bot.store.text import normalise as clean_key
 from model_service.training.examples import (
     BrokenFile,
     Row,
@@ -82,7 +88,83 @@ def test_spellings_of_one_joke_are_one_joke(spelling: str) -> None:
 
 
 def test_jokes_of_signs_alone_stay_different() -> None:
-    assert normalise("😀") != normalise("😱")
+    signs = ["😀", "😱", "❤️", "☀️", "👋🏽👋", "?!?", "..."]
+    assert len({normalise(sign) for sign in signs}) == len(signs)
+
+
+@functools.cache
+def every_character() -> dict[str, str]:
+    """Every character that has spellings, in a word: all but the thousands of ideographs and syllables alike."""
+    points = (*range(0x3400), *range(0xA000, 0xA100), *range(0xF900, 0x10100), *range(0x1D400, 0x1FB00), 0xE0101)
+    words = [f"ab{chr(point)}cd" for point in points if unicodedata.category(chr(point)) not in ("Cs", "Co", "Cn")]
+    return {word: normalise(word) for word in words}
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        str.upper,
+        str.lower,
+        lambda text: unicodedata.normalize("NFD", text),
+        lambda text: unicodedata.normalize("NFC", text),
+        lambda text: unicodedata.normalize("NFKD", text),
+        normalise,
+        clean_key,
+    ],
+    ids=["upper", "lower", "NFD", "NFC", "NFKD", "twice", "as the collection's key"],
+)
+def test_no_character_has_two_sides_by_how_it_is_spelled(spelled: Callable[[str], str]) -> None:
+    """The collection keeps spellings with one key once; so they must be one joke here, too."""
+    split_apart = [word for word, key in every_character().items() if normalise(spelled(word)) != key]
+    assert split_apart == []
+
+
+NOISE = [*" \t\n\u00a0\u2003\u200b\u200d\ufeff\u00ad\ufe0f.,;:!?-–—…\"“”„«»()[]*_~|`'’´^", "\u202e", "🏽", "😀"]
+JOKES = [
+    "Why did the duck cross the road? It was the chicken's day off.",
+    "Der Bär fragt: „Wo ist der Käse?“ – Straße 7, ganz groß.",
+    "Πού πάει ο γάιδαρος; Στον ΐδιο δρόμο.",
+    "ﬁve ﬂies; №4 flew ½ as far",
+    "為什麼雞過馬路？因為它想",
+    "L’été, c’est fini. L'hiver ı İ ŉ ǰ ß",
+]
+
+
+def rewritten(joke: str, chance: random.Random) -> str:
+    """The joke with other case, other composition, and signs and blanks between its characters."""
+    form = chance.choice(["NFC", "NFD", "NFKC", "NFKD"])
+    turned = [chance.choice([str.upper, str.lower, str.title, str])(word) for word in joke.split()]
+    words = [unicodedata.normalize(form, word) for word in turned]
+    return "".join(word + chance.choice(NOISE) + chance.choice(NOISE) for word in words)
+
+
+@pytest.mark.parametrize("joke", JOKES)
+def test_however_a_joke_is_rewritten_it_is_the_same_joke_on_the_same_side(joke: str) -> None:
+    chance = random.Random(joke)
+    first = Row("JOKE:", joke)
+    for _ in range(300):
+        again = Row("JOKE about it:", rewritten(joke, chance))
+        assert fingerprint(again) == fingerprint(first), ascii(again.completion)
+        assert is_held_out(again) == is_held_out(first)
+
+
+def test_no_order_and_no_mixture_of_spellings_lets_a_joke_stand_on_both_sides() -> None:
+    chance = random.Random(7)
+    rows = make_rows(100)
+    spellings = [Row(r.prompt, rewritten(r.completion, chance), f"{r.id}-{n}") for r in rows for n in range(3)]
+    for _ in range(5):
+        chance.shuffle(spellings)
+        parts = split(spellings)
+        sides = [{str(row.id).rpartition("-")[0] for row in side} for side in (parts.train, parts.held_out)]
+        assert not sides[0] & sides[1]
+        assert sum(map(len, sides)) == 100
+        assert parts.num_duplicates == 200
+        assert sides[1] == {str(row.id) for row in split(rows).held_out}
+
+
+def test_about_a_quarter_is_held_out() -> None:
+    held_out = sum(is_held_out(Row("", f"A joke about {n} ducks")) for n in range(4000))
+    assert 900 < held_out < 1100  # 1,000 give or take 27
 
 
 def test_a_joke_stays_on_its_side_as_the_collection_grows() -> None:
