@@ -21,9 +21,10 @@ from rich.table import Table
 from model_service.byte_sizes import gib, read_size
 from model_service.config import CommonSettings, ModelSettings
 from model_service.models.folder import CheckpointError
-from model_service.placement.plan import Device, ModelPlan, Plan, PlanRefused, Wanted, plan
+from model_service.placement.plan import Device, ModelPlan, Plan, PlanRefused, Wanted
+from model_service.placement.planner import plan_for, reserving
 from model_service.placement.variants import SOURCES
-from model_service.placement.wishes import IsAdapter, Machine, Wishes, is_adapter, with_reserve
+from model_service.placement.wishes import IsAdapter, Machine, Wishes, is_adapter
 from model_service.probe import held_bytes
 
 CONTEXT_BYTES = 512 << 20  # of a CUDA context, before anything is loaded
@@ -105,16 +106,15 @@ def planned(
     settings: CommonSettings, there: Machine, specs: Sequence[ModelSettings], *, for_training: bool
 ) -> tuple[Plan, list[str]]:
     """Plan the models together; also returns a sentence for each that has no place. Raises CheckpointError."""
-    service = settings.service
-    allow_cpu = service.allow_cpu or not for_training  # who simulates a CPU means it to be used
+    allow_cpu = settings.service.allow_cpu or not for_training  # who simulates a CPU means it to be used
+    service = settings.service.model_copy(update={"allow_cpu": allow_cpu})
     reserve = settings.training.reserve if for_training else "none"
-    wishes = Wishes(there, service.model_copy(update={"allow_cpu": allow_cpu}), specs, trained=reserve != "none")
+    wishes = Wishes(there, service, specs, trained=reserve != "none")
     wanted: list[Wanted] = []
     for spec in specs:
         with suppress(IsAdapter):  # its base has counted it
             wanted += [] if is_adapter(spec) else [wishes.wanted(spec)]
-    there = with_reserve(there, reserve, wanted)
-    made = plan(there.devices, wanted, margin=service.memory_margin, allow_cpu=allow_cpu)
+    made = plan_for(reserving(there, reserve, wanted, service), wanted, service)
     return made, [made.refused[spec.name].why for spec in specs if spec.name in made.refused]
 
 

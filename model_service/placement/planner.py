@@ -82,7 +82,7 @@ class DevicePlanner:
                     continue
                 except CheckpointError as error:  # `place` raises it again, to whoever wants that model
                     log.debug("%s is planned when it is asked for: %s", spec.name, error)
-            self._wishes = self._wishes_on(with_reserve(self._wishes.machine, self._reserve, models))
+            self._wishes = self._wishes_on(reserving(self._wishes.machine, self._reserve, models, self._service))
             self._together = self._planned(models, ())
         return self._together, self._wishes
 
@@ -91,13 +91,30 @@ class DevicePlanner:
 
     def _planned(self, models: Sequence[Wanted], beside: Sequence[Placement]) -> Plan:
         assert self._wishes is not None
-        margin, allow_cpu = self._service.memory_margin, self._service.allow_cpu
-        return plan(self._wishes.machine.devices, models, margin=margin, allow_cpu=allow_cpu, kept=beside)
+        return plan_for(self._wishes.machine, models, self._service, beside)
 
     def _is_free(self, together: Plan, intended: ModelPlan, beside: Sequence[Placement]) -> bool:
         taken = {d.name: sum(placement.device_bytes.get(d.name, 0) for placement in beside) for d in together.devices}
         rooms = {d.name: d.budget(self._service.memory_margin) for d in together.devices}
         return all(taken[name] + size <= rooms[name] for name, size in intended.device_bytes.items())
+
+
+def plan_for(
+    machine: Machine, models: Sequence[Wanted], service: ServiceSettings, beside: Sequence[Placement] = ()
+) -> Plan:
+    """Plan as the settings say."""
+    return plan(machine.devices, models, margin=service.memory_margin, allow_cpu=service.allow_cpu, kept=beside)
+
+
+def reserving(machine: Machine, reserve: int | str, models: Sequence[Wanted], service: ServiceSettings) -> Machine:
+    """Set memory aside for training; "auto" does without where a model would have no place for it."""
+    held = with_reserve(machine, reserve, models)
+    if reserve != "auto" or held == machine:
+        return held
+    if len(plan_for(held, models, service).refused) == len(plan_for(machine, models, service).refused):
+        return held
+    log.warning("no memory is kept for training: the models need all of it (training.reserve)")
+    return machine
 
 
 def _on_its_base(spec: ModelSettings) -> ModelPlan:

@@ -145,6 +145,16 @@ def test_training_keeps_memory_on_the_device_where_it_runs() -> None:
     assert with_reserve(machine, "auto", []) == machine
 
 
+def test_nothing_is_kept_for_training_where_a_model_would_have_no_place_for_it() -> None:
+    xl = spec("gpt2-xl")
+    rooms = planner(*gpus(8), specs=(xl,), reserve="auto")
+    assert rooms.place(xl, []).stages, "6 GB of float32 weights to train it would leave no room to run it"
+    roomy = planner(*gpus(16), specs=(xl,), reserve="auto").place(xl, [])
+    assert roomy.device_bytes["cuda:0"] < 16 * GIB - 4 * 1_557_611_200
+    with pytest.raises(PlanRefused, match="gpt2-xl does not fit: "):
+        planner(*gpus(8), specs=(xl,), reserve=6 * GIB).place(xl, [])
+
+
 def test_the_format_of_auto_is_measured_only_where_a_cpu_may_be_used(tmp_path: Path) -> None:
     asked: list[int] = []
 
