@@ -28,6 +28,8 @@ def title(job: Json) -> str:
     counts = _punchline(job).get("counts") or {}
     train, held_out = counts.get("train"), counts.get("held_out")
     jokes = f" · {train} jokes to learn from, {held_out} to test with" if train is not None else ""
+    if too_long := counts.get("too_long"):
+        jokes += f" · {too_long} too long for the model, left out"
     return f"🎓 **Training this server's jokes**{jokes}\n-# {inline(str(job.get('id', '')), 80)}"
 
 
