@@ -8,10 +8,10 @@ import logging
 
 from bot.cogs import training_history as history
 from bot.cogs.guild_model import GuildModel
+from bot.cogs.model_words import code
 from bot.errors import BadInput, BotError
 from bot.service_client import ServiceClient
 from bot.store import Job, Store
-from bot.ui.text import inline
 from bot.ui.training_card import Action
 
 log = logging.getLogger(__name__)
@@ -29,21 +29,26 @@ class Decisions:
         from_card: only while what it was compared with is still what it would replace.
         """
         model, live = _model_of(job), await self._models.live(job.guild_id)
+        if job.withdrawn:
+            raise BadInput(
+                f"{code(model)} is withdrawn: somebody whose data it had learned from took that back."
+                " `/finetune start` trains a new one without it."
+            )
         if live == model:
-            raise BadInput(f"`{inline(model, 100)}` tells this server's jokes already.")
+            raise BadInput(f"{code(model)} tells this server's jokes already.")
         if from_card and job.started_from not in (None, live):
             raise BadInput(
-                f"This model was compared with `{inline(str(job.started_from), 100)}`, but `{inline(live, 100)}` tells"
+                f"This model was compared with {code(str(job.started_from))}, but {code(live)} tells"
                 f" this server's jokes by now. `/finetune promote {job.number}` uses it all the same."
             )
         if model not in await self._known():
-            raise BadInput(f"`{inline(model, 100)}` is no longer there. `/finetune start` trains a new one.")
+            raise BadInput(f"{code(model)} is no longer there. `/finetune start` trains a new one.")
         before = await self._models.use(job.guild_id, model)
         await self._store.jobs.decide(job.job_id, "promoted", user_id)
         log.info("guild %d: %s promoted, %s before", job.guild_id, model, before)
         although = "" if job.outcome.passed else " It did not pass the gate, so listen to it for a while."
         return (
-            f"✅ `{inline(model, 100)}` tells this server's jokes from now on, instead of `{inline(before, 100)}`."
+            f"✅ {code(model)} tells this server's jokes from now on, instead of {code(before)}."
             f"{although} `/finetune rollback` goes back."
         )
 
@@ -53,7 +58,7 @@ class Decisions:
         step = await self._models.rollback(job.guild_id, await self._known_or_all(), only_from=model)
         if step is None:
             live = await self._models.live(job.guild_id)
-            raise BadInput(f"There is nothing to undo: `{inline(live, 100)}` tells this server's jokes now.")
+            raise BadInput(f"There is nothing to undo: {code(live)} tells this server's jokes now.")
         await self._store.jobs.decide(job.job_id, "undone", user_id)
         return f"↩️ {history.stepped(step)}"
 
@@ -61,12 +66,12 @@ class Decisions:
         """Leave everything as it is, and say so."""
         model, live = _model_of(job), await self._models.live(job.guild_id)
         if live == model:
-            raise BadInput(f"`{inline(model, 100)}` tells this server's jokes already. Undo goes back.")
+            raise BadInput(f"{code(model)} tells this server's jokes already. Undo goes back.")
         if job.decision == "kept":
-            raise BadInput(f"That was decided already: `{inline(live, 100)}` stays.")
+            raise BadInput(f"That was decided already: {code(live)} stays.")
         await self._store.jobs.decide(job.job_id, "kept", user_id)
         return (
-            f"✋ `{inline(live, 100)}` goes on telling jokes, and the new model is not used."
+            f"✋ {code(live)} goes on telling jokes, and the new model is not used."
             f" `/finetune promote {job.number}` uses it after all."
         )
 
@@ -75,7 +80,7 @@ class Decisions:
         step = await self._models.rollback(guild_id, await self._known_or_all())
         if step is None:
             live = await self._models.live(guild_id)
-            raise BadInput(f"There is no earlier model to go back to: `{inline(live, 100)}` tells this server's jokes.")
+            raise BadInput(f"There is no earlier model to go back to: {code(live)} tells this server's jokes.")
         for job in await self._store.jobs.history(guild_id, history.MOST):
             if job.model == step.left:
                 await self._store.jobs.decide(job.job_id, "undone", user_id)
@@ -84,7 +89,7 @@ class Decisions:
 
     async def actions(self, job: Job) -> tuple[Action, ...]:
         """Say which buttons make sense now."""
-        if job.model is None:
+        if job.model is None or job.withdrawn:
             return ()
         if await self._models.live(job.guild_id) == job.model:
             return ("undo", "longer")

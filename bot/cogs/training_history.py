@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from discord import app_commands
 
 from bot.cogs.guild_model import Step
+from bot.cogs.model_words import code
 from bot.errors import BadInput
 from bot.store import Job
 from bot.ui.text import inline
@@ -24,7 +25,7 @@ def page(jobs: Sequence[Job], live: str, number: int) -> str:
     if not 1 <= number <= pages:
         raise BadInput(f"There {'is 1 page' if pages == 1 else f'are {pages} pages'} of trainings, from 1.")
     shown = jobs[(number - 1) * PAGE : number * PAGE]
-    lines = [f"🎓 **Trainings here** · jokes are told by `{inline(live, 100)}`"]
+    lines = [f"🎓 **Trainings here** · jokes are told by {code(live)}"]
     lines += [line(job, live) for job in shown]
     if pages > 1:
         lines.append(f"-# Page {number} of {pages}: `/finetune history {number % pages + 1}` shows another.")
@@ -53,6 +54,8 @@ def line(job: Job, live: str) -> str:
 
 def ended(job: Job) -> str:
     """How a training ended, in two words."""
+    if job.withdrawn:
+        return "🧹 withdrawn"
     if job.status == "succeeded":
         return "✅ better" if job.outcome.passed else "⚖️ not better"
     return f"❌ {_ENDED.get(job.status or '', 'ended')}"
@@ -60,8 +63,8 @@ def ended(job: Job) -> str:
 
 def stepped(step: Step) -> str:
     """Say what a rollback did."""
-    over = "".join(f" `{inline(model, 100)}` is gone from the service, so I passed over it." for model in step.skipped)
-    return f"`{inline(step.now, 100)}` tells this server's jokes again, instead of `{inline(step.left, 100)}`.{over}"
+    over = "".join(f" {code(model)} is gone from the service, so I passed over it." for model in step.skipped)
+    return f"{code(step.now)} tells this server's jokes again, instead of {code(step.left)}.{over}"
 
 
 def find(jobs: Sequence[Job], named: str) -> Job:
@@ -92,7 +95,7 @@ def choices(jobs: Sequence[Job], typed: str, live: str) -> list[app_commands.Cho
     """Offer the trainings that made a model which is not in use."""
     offered = []
     for job in jobs:
-        if job.model is None or job.finished_at is None or job.model == live:
+        if job.model is None or job.finished_at is None or job.model == live or job.withdrawn:
             continue
         outcome = job.outcome
         facts = [f"#{job.number}", f"{job.finished_at:%Y-%m-%d %H:%M}", "better" if outcome.passed else "not better"]

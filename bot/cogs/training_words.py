@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from bot.cogs.model_words import code
 from bot.service_client import Json
 from bot.store import Counts
 from bot.store import Job as StoredJob
@@ -56,7 +57,7 @@ def better_and_used(job: Json, before: str) -> str:
     """The gate passed, and the model is in use."""
     return (
         f"{title(job)}\n✅ **The new model is better, and tells this server's jokes from now on.** {figures(job)}\n"
-        f"Hear it with `/joke`. Undo, or `/finetune rollback`, goes back to `{inline(before, 100)}`.\n{_name(job)}"
+        f"Hear it with `/joke`. Undo, or `/finetune rollback`, goes back to {code(before)}.\n{_name(job)}"
     )
 
 
@@ -65,8 +66,7 @@ def better(job: Json, number: int, compared: str, live: str) -> str:
     meanwhile = (
         ""
         if live == compared
-        else f" It was compared with `{inline(compared, 100)}`, but `{inline(live, 100)}` was chosen meanwhile, so I"
-        " leave that to you."
+        else f" It was compared with {code(compared)}, but {code(live)} was chosen meanwhile, so I leave that to you."
     )
     return (
         f"{title(job)}\n✅ **The new model is better.** {figures(job)}{meanwhile}\n"
@@ -80,7 +80,7 @@ def not_better(job: Json, before: str) -> str:
     reasons = "\n".join(f"• {inline(str(reason), 300)}" for reason in gate.get("reasons") or [])
     return (
         f"{title(job)}\n⚖️ **Training has finished, but the new model is not better, so I keep the old one**"
-        f" (`{inline(before, 100)}`). {figures(job)}\n{reasons}\nMore jokes help most: `/addjoke`."
+        f" ({code(before)}). {figures(job)}\n{reasons}\nMore jokes help most: `/addjoke`."
     )
 
 
@@ -94,6 +94,14 @@ def failed(job: Json, before: str) -> str:
 def cancelled(job: Json, before: str) -> str:
     """Somebody stopped it."""
     return f"{title(job)}\n⏹️ **Training was cancelled.** {_unchanged(before)}"
+
+
+def withdrawn(job: Json, before: str) -> str:
+    """Somebody took back what it learned from."""
+    return (
+        f"{title(job)}\n🧹 **Training ended because somebody took back jokes it was given**, and nothing of it is kept."
+        f" {_unchanged(before)} `/finetune start` trains without them."
+    )
 
 
 def lost(job_id: str) -> str:
@@ -126,7 +134,7 @@ def too_few(reason: str, counts: Counts) -> str:
 
 def idle(last: StoredJob | None, counts: Counts, live: str) -> str:
     """Nothing runs: what there was, and what could be trained on now."""
-    lines = [f"No training is running. Jokes here are told by `{inline(live, 100)}`."]
+    lines = [f"No training is running. Jokes here are told by {code(live)}."]
     if last is not None and last.finished_at is not None:
         outcome = _OUTCOMES.get(last.status or "", "it ended")
         if last.outcome.passed:
@@ -153,7 +161,7 @@ def bar(share: float) -> str:
 
 
 def _unchanged(model_id: str) -> str:
-    return f"Nothing has changed: `{inline(model_id, 100)}` goes on telling jokes."
+    return f"Nothing has changed: {code(model_id)} goes on telling jokes."
 
 
 def _name(job: Json) -> str:

@@ -102,10 +102,9 @@ def embed(job: Json, *, passed: bool, image: str | None) -> discord.Embed:
     if pairs:
         for name in ("before", "after"):
             texts = [str(pair.get(name) or "") for pair in pairs]
-            card.add_field(name=f"Says {name}, same seeds", value=_said(texts), inline=True)
-        card.set_footer(
-            text=f"Asked “{inline(str(told.get('prompt') or ''), 60)}”; lower is better, except distinct-2."
-        )
+            card.add_field(name=name.title(), value=_said(texts), inline=True)
+        asked = inline(str(told.get("prompt") or ""), 60)
+        card.set_footer(text=f"Asked “{asked}” with the same seeds. Lower is better, except distinct-2.")
     if image is not None:
         card.set_image(url=f"attachment://{image}")
     return card
