@@ -11,7 +11,6 @@ import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +50,7 @@ def run(settings: CommonSettings, configured: Sequence[ModelSettings], request: 
         specs = tuple(configured) if request.models is None else chosen(request.models, configured)
         there = real_machine(settings) if real else Machine(simulated(request.simulate or ""))
         made, why_not = planned(settings, there, specs, for_training=real)
-    except (BadPlan, PlanRefused, CheckpointError) as error:
+    except (BadPlan, PlanRefused) as error:
         sys.stderr.write(f"{error}\n")
         return 2
     if request.as_json:
@@ -105,17 +104,22 @@ def simulated(text: str) -> tuple[Device, ...]:
 def planned(
     settings: CommonSettings, there: Machine, specs: Sequence[ModelSettings], *, for_training: bool
 ) -> tuple[Plan, list[str]]:
-    """Plan the models together; also returns a sentence for each that has no place. Raises CheckpointError."""
+    """Plan the models together; also returns a sentence for each that has no place."""
     allow_cpu = settings.service.allow_cpu or not for_training  # who simulates a CPU means it to be used
     service = settings.service.model_copy(update={"allow_cpu": allow_cpu})
     reserve = settings.training.reserve if for_training else "none"
     wishes = Wishes(there, service, specs, trained=reserve != "none")
     wanted: list[Wanted] = []
+    unread: list[str] = []
     for spec in specs:
-        with suppress(IsAdapter):  # its base has counted it
+        try:
             wanted += [] if is_adapter(spec) else [wishes.wanted(spec)]
+        except IsAdapter:
+            continue  # its base has counted it
+        except CheckpointError as error:
+            unread.append(f"{spec.name}: {error}")
     made = plan_for(reserving(there, reserve, wanted, service), wanted, service)
-    return made, [made.refused[spec.name].why for spec in specs if spec.name in made.refused]
+    return made, [*unread, *(made.refused[spec.name].why for spec in specs if spec.name in made.refused)]
 
 
 def as_object(made: Plan, specs: Sequence[ModelSettings]) -> dict[str, Any]:

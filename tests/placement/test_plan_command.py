@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model_service.config import CommonSettings
+from model_service.config import CommonSettings, ModelSettings
 from model_service.held_models import EMBEDDED_MODELS
 from model_service.placement.plan_command import Request, run
 from model_service.placement.sizes import Sizes
@@ -89,6 +89,14 @@ def test_what_cannot_be_is_said_on_standard_error(
 ) -> None:
     assert run(CommonSettings(), EMBEDDED_MODELS, Request(devices, models)) == status
     assert sentence in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_read_does_not_hide_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = ModelSettings(name="mine", source="/nowhere/at/all")
+    assert run(CommonSettings(), (broken, *EMBEDDED_MODELS), Request("8GB", as_json=True)) == 1
+    shown = capsys.readouterr()
+    assert [model["name"] for model in json.loads(shown.out)["models"]] == ["jokes-mini", "sentiment-mini"]
+    assert shown.err == "mine: /nowhere/at/all is neither a folder nor a hub id like openai-community/gpt2.\n"
 
 
 def test_a_mistyped_option_is_a_sentence(tmp_path: Path) -> None:
