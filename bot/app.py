@@ -26,6 +26,7 @@ from bot.cogs.settings import SettingsCog
 from bot.cogs.training import TrainingCog
 from bot.cogs.training_runs import Runs
 from bot.cogs.training_watch import Watch
+from bot.cogs.withdrawals import Withdrawals
 from bot.config import Settings
 from bot.connection import connect
 from bot.playground.redirect import redirect
@@ -173,15 +174,16 @@ def create_bot(
         poll_interval_s=settings.bot.edit_interval_s,
         auto_promote=settings.training.auto_promote,
     )
+    runs = Runs(store, client, models, watch, playground=playground)
     bot.parts = [
         JokeCog(settings.bot, client, answers, models),
         CompleteCog(settings.bot, client, answers),
         SentimentCog(settings.bot, client),
         LibraryCog(store),
-        TrainingCog(store, client, models, Runs(store, client, models, watch, playground=playground), bot),
+        TrainingCog(store, client, models, runs, bot),
         ModelsCog(client, models),
         SettingsCog(settings.bot, client, models, message_content=message_content, playground=playground),
-        PrivacyCog(store),
+        PrivacyCog(store, Withdrawals(store, client, models, bot), runs, bot),
     ]
     return bot
 

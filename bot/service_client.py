@@ -241,6 +241,14 @@ class ServiceClient:
         answer = await self._call("POST", "/v1/files", form=form, limit_s=self.timeouts.upload_s)
         return str(answer["id"])
 
+    async def delete_file(self, file_id: str) -> None:
+        """Delete an upload; jobs keep the rows they were started with."""
+        await self._call("DELETE", f"/v1/files/{file_id}")
+
+    async def delete_model(self, model_id: str) -> None:
+        """Delete a tuned model, files and all. Raises ModelMissing, or RequestFailed (409) while others run on it."""
+        await self._call("DELETE", f"/v1/models/{model_id}")
+
     async def create_job(
         self,
         model: str,

@@ -1,16 +1,22 @@
-"""`privacy`: what the bot keeps about a person, and how they take it back."""
+"""`privacy`: what the bot keeps about a person, and how they take it back, out of trained models too."""
 
 from discord.ext import commands
 
+from bot.cogs import withdrawals
 from bot.cogs.hybrid import hybrid_group, subcommand
+from bot.cogs.training import Views
+from bot.cogs.training_runs import Runs
+from bot.cogs.withdrawals import RetrainView, Withdrawals
+from bot.errors import NotAllowed
 from bot.store import CONSENT_TEXT, Store
-from bot.ui.replies import Context, say
-from bot.ui.views import ConfirmView
+from bot.ui.replies import Context, is_moderator, say
+from bot.ui.views import ConfirmView, Interaction
 
 WHAT_IS_KEPT = (
     "🔒 **What I keep**\n"
     "• The jokes you add, with your user id and where they came from, in a database on the machine I run on.\n"
     "• Whether you agreed to training, to which text, and when.\n"
+    "• Which trainings of this server's model were given your jokes, so that they can be taken out of use.\n"
     "• Nothing else that you write: what you ask of `joke`, `complete` and `sentiment` is answered and forgotten.\n"
     "Nothing leaves the machine."
 )
@@ -19,8 +25,17 @@ WHAT_IS_KEPT = (
 class PrivacyCog(commands.Cog, name="Privacy"):
     """Tells and forgets."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, withdrawals: Withdrawals, runs: Runs, views: Views) -> None:
+        self._store, self._withdrawals, self._runs, self._views = store, withdrawals, runs, views
+
+    async def cog_load(self) -> None:
+        """Answer the buttons that offer to train again, and go on with what was not done when the bot stopped."""
+        self._views.add_view(RetrainView(self._retrain))
+        await self._withdrawals.take_up()
+
+    async def cog_unload(self) -> None:
+        """Stop; what is left is taken up at the next start."""
+        await self._withdrawals.close()
 
     @hybrid_group("What I keep about you, and how to take it back.", fallback="show")
     async def privacy(self, ctx: Context) -> None:
@@ -31,10 +46,13 @@ class PrivacyCog(commands.Cog, name="Privacy"):
             if version is not None
             else "You have not agreed to training."
         )
+        holders = [each for each in await self._store.lineage.holding(ctx.author.id) if each.model]
+        if holders:
+            yours += f"\nThese models have learned from your data:\n{withdrawals.names(holders)}"
         await say(
             ctx,
             f"{WHAT_IS_KEPT}\n{yours}\n`/privacy withdraw` keeps your jokes out of all later training;"
-            " `/privacy delete` erases them and everything else I keep about you.",
+            " `/privacy delete` erases them and everything else I keep about you, models that learned from it included.",
             ephemeral=True,
         )
 
@@ -54,8 +72,31 @@ class PrivacyCog(commands.Cog, name="Privacy"):
         author_id = ctx.author.id
 
         async def forget() -> str:
-            erased = await self._store.jokes.forget_author(author_id)
-            return f"🗑️ Done. I erased {'1 joke' if erased == 1 else f'{erased} jokes'} and forgot you."
+            erased, withdrawn = await self._withdrawals.take_back(author_id)
+            done = f"🗑️ Done. I erased {'1 joke' if erased == 1 else f'{erased} jokes'} and forgot you."
+            if not withdrawn:
+                return done
+            return f"{done} What had learned from them tells no more jokes:\n{withdrawals.names(withdrawn)}"
 
         question = "This erases every joke you added, in every server I am in, and your consent. It cannot be undone."
+        holders = await self._store.lineage.holding(author_id)
+        if holders:
+            question += (
+                " These have learned from your data, and are withdrawn and deleted with it; their servers go back to"
+                f" their last model that has not:\n{withdrawals.names(holders)}"
+            )
         await say(ctx, question, view=ConfirmView(author_id, "Erase my jokes", forget), ephemeral=True)
+
+    async def _retrain(self, interaction: Interaction) -> None:
+        """Start a training on what is left, for those who may."""
+        if not is_moderator(interaction.permissions):
+            raise NotAllowed
+        assert interaction.guild_id is not None
+        assert interaction.channel_id is not None
+        assert interaction.message is not None
+        await interaction.response.defer()
+        async with self._runs.starting(interaction.guild_id):
+            await self._runs.create(interaction.guild_id, interaction.channel_id, interaction.user.id)
+            await self._runs.follow_guild(interaction.guild_id)
+        content = f"{interaction.message.content}\n👉 🔁 Training again without it (<@{interaction.user.id}>)."
+        await interaction.edit_original_response(content=content, view=None)

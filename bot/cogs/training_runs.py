@@ -5,13 +5,13 @@ snapshot of trainable jokes ─ upload ─ job ─ recorded ─ a watch that kee
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from bot.cogs import training_words as words
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.training_watch import Watch
-from bot.errors import BadInput, ModelMissing, TooFewJokes
+from bot.errors import BadInput, BotError, ModelMissing, TooFewJokes
 from bot.prompts import training_rows
 from bot.service_client import Json, ServiceClient
 from bot.store import Job, Store
@@ -64,21 +64,34 @@ class Runs:
         counts = await self._store.jokes.count(guild_id)
         if not jokes:
             raise BadInput(words.too_few("There is nothing to train on yet.", counts))
-        file_id = await self._client.upload_file(training_rows([(joke.id, joke.text) for joke in jokes]))
         live, metadata = await self._models.live(guild_id), {"guild_id": str(guild_id), "started_by": str(user_id)}
-        try:
+        async with self._uploaded(training_rows([(joke.id, joke.text) for joke in jokes])) as file_id:
             try:
-                state = await self._client.create_job(live, file_id, str(guild_id), metadata, n_epochs=n_epochs)
-            except ModelMissing:
-                default = self._models.default
-                if live == default:
-                    raise
-                log.warning("model %s is gone from the service; training on %s", live, default)
-                state = await self._client.create_job(default, file_id, str(guild_id), metadata, n_epochs=n_epochs)
-        except TooFewJokes as error:
-            raise BadInput(words.too_few(str(error), counts)) from error
+                try:
+                    state = await self._client.create_job(live, file_id, str(guild_id), metadata, n_epochs=n_epochs)
+                except ModelMissing:
+                    default = self._models.default
+                    if live == default:
+                        raise
+                    log.warning("model %s is gone from the service; training on %s", live, default)
+                    state = await self._client.create_job(default, file_id, str(guild_id), metadata, n_epochs=n_epochs)
+            except TooFewJokes as error:
+                raise BadInput(words.too_few(str(error), counts)) from error
+        await self._store.lineage.record(str(state["id"]), [("joke", joke.id, joke.author_id) for joke in jokes])
         await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, live)
         return state
+
+    @asynccontextmanager
+    async def _uploaded(self, rows: Sequence[Mapping[str, str]]) -> AsyncIterator[str]:
+        """Upload rows for the time of the block: a job keeps its own copy, which goes when it ends."""
+        file_id = await self._client.upload_file(rows)
+        try:
+            yield file_id
+        finally:
+            try:
+                await self._client.delete_file(file_id)
+            except BotError as error:
+                log.warning("the service still has the upload %s: %s", file_id, type(error).__name__)
 
     async def follow_guild(self, guild_id: int) -> None:
         """Watch the server's running job."""

@@ -116,6 +116,9 @@ class Watch:
         now = state.get("punchline") or {}
         passed = bool((now.get("gate") or {}).get("passed"))
         before = await self._models.live(job.guild_id)
+        if await self._store.lineage.is_withdrawn(job.job_id):
+            await self._store.jobs.finish(job.job_id, status, model_id, outcome(now, None))
+            return Shown(words.withdrawn(state, before))
         if status == "cancelled" or status == "failed" or not model_id:
             shown = Shown((words.cancelled if status == "cancelled" else words.failed)(state, before))
             await self._store.jobs.finish(job.job_id, status, None, outcome(now, None))

@@ -69,6 +69,7 @@ class FakeService:
         self.ready = True
         self.requests: list[tuple[str, Json]] = []
         self.files: dict[str, str] = {}
+        self.deleted_files: list[str] = []
         self.jobs: dict[str, Json] = {}
         self.events: dict[str, list[Json]] = {}  # by job, newest first
         self.cancelled = 0
@@ -94,6 +95,8 @@ class FakeService:
                 web.get("/v1/models", self._list_models),
                 web.get("/health/ready", self._get_ready),
                 web.post("/v1/files", self._upload),
+                web.delete("/v1/files/{id}", self._delete_file),
+                web.delete("/v1/models/{id:.+}", self._delete_model),
                 web.post("/v1/fine_tuning/jobs", self._create_job),
                 web.get("/v1/fine_tuning/jobs/{id}", self._get_job),
                 web.get("/v1/fine_tuning/jobs/{id}/events", self._events),
@@ -195,6 +198,18 @@ class FakeService:
         file_id = f"file-{len(self.files) + 1}"
         self.files[file_id] = file.file.read().decode()
         return web.json_response({"id": file_id})
+
+    async def _delete_file(self, request: web.Request) -> web.Response:
+        self.deleted_files.append(request.match_info["id"])
+        return web.json_response({"id": request.match_info["id"], "deleted": True})
+
+    async def _delete_model(self, request: web.Request) -> web.Response:
+        model = request.match_info["id"]
+        if all(card["id"] != model for card in self.models):
+            error = {"message": f"There is no model {model}.", "code": "model_not_found"}
+            return web.json_response({"error": error}, status=404)
+        self.models = [card for card in self.models if card["id"] != model]
+        return web.json_response({"id": model, "deleted": True})
 
     async def _create_job(self, request: web.Request) -> web.Response:
         job_id = f"ftjob-{len(self.jobs) + 1}"

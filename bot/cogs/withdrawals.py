@@ -1,0 +1,192 @@
+"""Takes models out of use when somebody whose data they hold takes it back. The service may be away meanwhile.
+
+    at once        marked as withdrawn ─ guilds fall back to their last clean model ─ the data is erased
+    until done     job cancelled and model deleted at the service ─ moderators told, with a button to train again
+
+What is not done when the bot stops goes on when it is back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import discord
+
+from bot.cogs.guild_model import GuildModel
+from bot.cogs.model_words import code
+from bot.cogs.training_watch import ENDED
+from bot.errors import BotError, ModelMissing, RequestFailed
+from bot.service_client import ServiceClient
+from bot.store import Holder, Store
+from bot.ui.replies import DISCORD_TROUBLE
+from bot.ui.views import Interaction, View
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 60.0
+MOST_NAMED = 8  # models a message names; the rest is a number
+
+
+class Channels(Protocol):
+    """Where a channel can be written to by its id."""
+
+    def get_partial_messageable(self, id: int, /) -> discord.PartialMessageable: ...  # noqa: D102
+
+
+class Withdrawals:
+    """One `take_back` per person who leaves; the rest happens in a task of its own."""
+
+    def __init__(
+        self,
+        store: Store,
+        client: ServiceClient,
+        models: GuildModel,
+        channels: Channels,
+        *,
+        retry_s: float = RETRY_S,
+    ) -> None:
+        self._store, self._client, self._models, self._channels = store, client, models, channels
+        self._retry_s = retry_s
+        self._news = asyncio.Event()
+        self._settling: asyncio.Task[None] | None = None
+
+    async def take_up(self) -> None:
+        """Go on with what was not done when the bot stopped."""
+        self._news.set()
+        self._settling = asyncio.create_task(self._keep_settling(), name="settle-withdrawals")
+
+    async def close(self) -> None:
+        """Stop; what is left is taken up at the next start."""
+        if self._settling is not None:
+            self._settling.cancel()
+            await asyncio.wait([self._settling])
+
+    async def take_back(self, user_id: int) -> tuple[int, list[Holder]]:
+        """Erase a person and withdraw what holds their data; returns (erased jokes, withdrawn fine-tunes)."""
+        withdrawn = await self._store.lineage.withdraw(user_id)
+        await self._fall_back(withdrawn)
+        erased = await self._store.jokes.forget_author(user_id)
+        log.info("a person was erased; %d fine-tunes are withdrawn", len(withdrawn))
+        self._news.set()
+        return erased, withdrawn
+
+    async def _fall_back(self, withdrawn: Iterable[Holder]) -> None:
+        changed = await self._store.joke_models.withdraw([each.model for each in withdrawn if each.model])
+        for guild_id, (left, now) in changed.items():
+            log.info("guild %d: %s is withdrawn, %s tells its jokes", guild_id, left, now or self._models.default)
+
+    async def _keep_settling(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            try:
+                is_done = await self._settle()
+            except Exception:
+                log.exception("withdrawing models broke; trying again in %s s", self._retry_s)
+                is_done = False
+            if not is_done:
+                await asyncio.sleep(self._retry_s)
+                self._news.set()
+
+    async def _settle(self) -> bool:
+        """Do what can be done now; says whether that is all there was."""
+        left = await self._store.lineage.unsettled()
+        await self._fall_back(left)
+        untold = sorted((each for each in left if not each.is_told), key=lambda each: (each.guild_id, each.number))
+        told = [await self._tell(list(them)) for _, them in groupby(untold, key=lambda each: each.guild_id)]
+        # newest first: what runs on another goes before it
+        deleted = [await self._delete(each) for each in left if not each.is_deleted]
+        return all(told) and all(deleted)
+
+    async def _delete(self, holder: Holder) -> bool:
+        """Let the service stop the job and forget the model; False where it cannot be reached, or not yet."""
+        try:
+            model = await self._stopped(holder) or holder.model
+            if model is not None:
+                await self._client.delete_model(model)
+        except ModelMissing:
+            pass  # that is what is wanted
+        except BotError as error:
+            log.warning("%s could not be deleted yet: %s", holder.job_id, error)
+            return False
+        await self._store.lineage.deleted(holder.job_id)
+        return True
+
+    async def _stopped(self, holder: Holder) -> str | None:
+        """Make sure that the job does not run; returns the model it has made, if the service knows the job."""
+        try:
+            state = await self._client.job(holder.job_id)
+            if state.get("status") not in ENDED:
+                state = await self._client.cancel_job(holder.job_id)
+        except RequestFailed as error:
+            if error.status == 404:
+                return None
+            raise  # a 409 means that it has ended in this moment: the next time sees how
+        return state.get("fine_tuned_model")
+
+    async def _tell(self, withdrawn: Sequence[Holder]) -> bool:
+        """Tell a guild's moderators where they started the training; False when Discord could not be reached."""
+        live = await self._models.live(withdrawn[0].guild_id)
+        channel = self._channels.get_partial_messageable(withdrawn[-1].channel_id)
+        try:
+            await channel.send(told(withdrawn, live), view=drawn())
+        except (discord.Forbidden, discord.NotFound) as error:
+            log.warning("nobody could be told that models are withdrawn in %d: %s", withdrawn[0].guild_id, error)
+        except DISCORD_TROUBLE as error:
+            log.warning("could not tell of withdrawn models: %s", error)
+            return False
+        for each in withdrawn:
+            await self._store.lineage.told(each.job_id)
+        return True
+
+
+class RetrainView(View):
+    """The button under the news of a withdrawal; one persistent view answers all of them."""
+
+    def __init__(self, press: Callable[[Interaction], Awaitable[None]]) -> None:
+        super().__init__(timeout=None)
+        self._press = press
+
+    @discord.ui.button(
+        label="Train again without it", emoji="🔁", style=discord.ButtonStyle.primary, custom_id="lineage:retrain"
+    )
+    async def retrain(self, interaction: Interaction, button: discord.ui.Button["RetrainView"]) -> None:
+        """Start a training on what is left."""
+        await self._press(interaction)
+
+
+def drawn() -> RetrainView:
+    """Return the button to send; presses go to the persistent view, as they will after a restart."""
+
+    async def never(interaction: Interaction) -> None:
+        raise AssertionError("a view that has stopped is not asked")
+
+    view = RetrainView(never)
+    view.stop()
+    return view
+
+
+def names(holders: Sequence[Holder]) -> str:
+    """Name fine-tunes, each on a line: its number, its model, and how it came to the data."""
+    lines = [f"• {_name(each)}" for each in holders[:MOST_NAMED]]
+    if len(holders) > MOST_NAMED:
+        lines.append(f"• and {len(holders) - MOST_NAMED} more")
+    return "\n".join(lines)
+
+
+def told(withdrawn: Sequence[Holder], live: str) -> str:
+    """Say to moderators what happened, and what they can do. Who it was is nobody's business."""
+    one = len(withdrawn) == 1
+    return (
+        f"🧹 Somebody took their data back, and {'this training' if one else 'these trainings'} had learned from it,"
+        f" so {'its model is' if one else 'their models are'} withdrawn and deleted:\n{names(withdrawn)}\n"
+        f"{code(live)} tells this server's jokes now."
+    )
+
+
+def _name(holder: Holder) -> str:
+    if not holder.has_ended:
+        return f"training #{holder.number}, which was running"
+    return f"training #{holder.number}" + ("" if holder.model is None else f": {code(holder.model)}")

@@ -1,0 +1,116 @@
+"""Taking one's data back: out of the collection, and out of models that learned from it; the service plays its part."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from bot.store import CONSENT_VERSION
+from tests.bot.test_commands import ask, words
+from tests.bot.test_training_card import read, trained
+from tests.support.fake_service import FakeService
+from tests.support.stage import Stage, on_stage
+
+Json = dict[str, Any]
+JOKE = "Why did the lighthouse keeper quit? The job had its ups and downs, mostly in a circle."
+NEWS = "Somebody took their data back"
+
+
+async def learned_from_robin(service: FakeService, stage: Stage) -> tuple[Json, str]:
+    """Train a model on the starter pack and a joke of Robin's, and use it; returns its card and its name."""
+    joke = await stage.store.jokes.add(stage.guild_id, int(stage.robin.id), JOKE, "modal", CONSENT_VERSION)
+    assert joke.joke.trainable
+    return await trained(service, stage)
+
+
+async def delete(stage: Stage) -> str:
+    """Let Robin delete everything; returns the question that was asked first."""
+    await stage.robin.say("!privacy delete")
+    question = await stage.robin.wait_for(lambda m: m["components"] and "cannot be undone" in m["content"])
+    await stage.robin.click(question, "Erase my jokes")
+    return str(question["content"])
+
+
+async def settled(stage: Stage) -> None:
+    """Wait until the service holds nothing withdrawn any more, and moderators know."""
+    async with asyncio.timeout(10):
+        while await stage.store.lineage.unsettled():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def test_deleting_names_the_models_withdraws_them_at_once_and_tells_moderators(
+    service: FakeService, stage: Stage
+) -> None:
+    card, model = await learned_from_robin(service, stage)
+    assert f"training #1: `{model}`" in words(await ask(stage.robin, "!privacy"))
+    assert f"training #1: `{model}`" in await delete(stage)
+    done = await stage.robin.wait_for(lambda m: "I erased 1 joke" in m["content"])
+    assert f"tells no more jokes:\n• training #1: `{model}`" in done["content"]
+    await ask(stage.robin, "!joke")
+    assert service.bodies("/v1/completions")[-1]["model"] == "jokes-mini"
+
+    news = await stage.morgan.wait_for(lambda m: NEWS in m["content"])
+    assert f"training #1: `{model}`" in news["content"]
+    assert "`jokes-mini` tells this server's jokes now" in news["content"]
+    assert stage.robin.name not in news["content"]
+    assert stage.robin.id not in news["content"]
+
+    assert "🧹 withdrawn" in words(await ask(stage.morgan, "!finetune history"))
+    assert f"`{model}` is withdrawn" in words(await ask(stage.morgan, "!finetune promote 1"))
+    await stage.morgan.click(card, "Undo")
+    await stage.morgan.wait_for(lambda m: "There is nothing to undo" in m["content"])
+    await settled(stage)
+    assert model not in [each["id"] for each in service.models], "the service has deleted it"
+
+
+async def test_moderators_can_train_again_without_it_and_nobody_else(service: FakeService, stage: Stage) -> None:
+    await learned_from_robin(service, stage)
+    await delete(stage)
+    news = await stage.robin.wait_for(lambda m: NEWS in m["content"])
+    await stage.morgan.wait_for(lambda m: m["id"] == news["id"])
+    await stage.robin.click(news, "Train again without it")
+    await stage.robin.wait_for(lambda m: "Only moderators" in m["content"] and m["flags"] & 64)
+    assert len(service.jobs) == 1
+    await stage.morgan.click(news, "Train again without it")
+    again = await read(stage, news, "Training again without it")
+    assert again["components"] == []
+    await stage.morgan.wait_for(lambda m: "ftjob-2" in m["content"])
+    assert JOKE in service.files["file-1"]
+    assert JOKE not in service.files["file-2"]
+    assert service.deleted_files == ["file-1", "file-2"], "no copy of the jokes stays behind an upload"
+    assert service.bodies("/v1/fine_tuning/jobs")[-1]["model"] == "jokes-mini"
+
+
+async def test_a_person_whose_data_is_in_no_model_changes_none(service: FakeService, stage: Stage) -> None:
+    _, model = await trained(service, stage)
+    await stage.store.jokes.add(stage.guild_id, int(stage.robin.id), JOKE, "modal", CONSENT_VERSION)
+    assert "learned from" not in await delete(stage)
+    await stage.robin.wait_for(lambda m: "I erased 1 joke and forgot you" in m["content"])
+    await ask(stage.robin, "!joke")
+    assert service.bodies("/v1/completions")[-1]["model"] == model
+
+
+async def test_a_running_training_is_stopped_and_never_used(service: FakeService, stage: Stage) -> None:
+    await stage.store.jokes.add(stage.guild_id, int(stage.robin.id), JOKE, "modal", CONSENT_VERSION)
+    await stage.store.jokes.import_starter(stage.guild_id)
+    message = await ask(stage.morgan, "!finetune start")
+    assert "training #1, which was running" in await delete(stage)
+    ended = await stage.morgan.wait_for(lambda m: m["id"] == message["id"] and "took back jokes" in m["content"])
+    assert "`jokes-mini` goes on telling jokes" in ended["content"]
+    assert service.jobs["ftjob-1"]["status"] == "cancelled"
+
+
+async def test_without_the_service_the_model_goes_at_once_and_its_files_when_the_service_is_back(
+    service: FakeService, tmp_path: Path
+) -> None:
+    async with on_stage(service.socket_path, tmp_path) as stage:
+        _, model = await learned_from_robin(service, stage)
+        await service.stop()
+        await delete(stage)
+        await stage.robin.wait_for(lambda m: f"training #1: `{model}`" in m["content"] and "Done" in m["content"])
+        assert await stage.store.joke_models.live(stage.guild_id) is None
+        await stage.morgan.wait_for(lambda m: NEWS in m["content"])
+    await service.start()
+    assert model in [each["id"] for each in service.models]
+    async with on_stage(service.socket_path, tmp_path) as stage:
+        await settled(stage)
+    assert model not in [each["id"] for each in service.models]
