@@ -34,6 +34,8 @@ class BotSettings(Section):
         0.8
     )
     top_p: Annotated[float, Field(description="Share of the likeliest tokens to draw from.", gt=0, le=1)] = 0.95
+    duel_votes: Annotated[int, Field(description="Votes that end a duel.", ge=1)] = 5
+    duel_s: Annotated[float, Field(description="Longest time a duel is open, in seconds.", gt=0)] = 600.0
     guild_ready_timeout_s: Annotated[float, Field(description="Wait for Discord's servers at the start.", gt=0)] = 2.0
     sync_commands: Annotated[bool, Field(description="Register the slash commands with Discord at the start.")] = True
 
