@@ -6,7 +6,7 @@
       progress.json       step, loss, time left: written by the child
       choices.json        what the child measured and keeps to when it is started again
       events.jsonl        one line an event, appended by both
-      train.jsonl  held_out.jsonl
+      train.jsonl  held_out.jsonl      until the job has ended
       before.json         what the old model says, noted by the child before it trains
       checkpoints/        written by the child, pruned
       result.json         the child's last word when it ended well: figures, gate, model
@@ -99,6 +99,11 @@ class JobFolder:
         """Write `train` or `held_out` rows, one JSON object a line."""
         lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
         durable.write_text(self.path / f"{name}.jsonl", "".join(lines))
+
+    def forget_rows(self) -> None:
+        """Delete the rows: a job that has ended needs them no more, and people may take them back."""
+        for name in ("train", "held_out"):
+            (self.path / f"{name}.jsonl").unlink(missing_ok=True)
 
     def add_event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Append an event; `data` makes it one of type `metrics`."""

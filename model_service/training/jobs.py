@@ -281,6 +281,7 @@ class Jobs:
         )
 
     async def _fail(self, folder: JobFolder, message: str, code: str) -> None:
+        await asyncio.to_thread(folder.forget_rows)
         error = {"message": message, "code": code, "param": None}
         await self._change(folder, message, "error", status="failed", finished_at=int(time.time()), error=error)
 
@@ -295,6 +296,7 @@ ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancel
 
 
 def _clean(folder: JobFolder) -> None:
-    """Free the disk that only a running job needs."""
+    """Free the disk that only a running job needs, and keep nobody's texts longer than that; manifests have hashes."""
     shutil.rmtree(folder.checkpoints, ignore_errors=True)
     shutil.rmtree(folder.path / "cache", ignore_errors=True)
+    folder.forget_rows()
