@@ -16,6 +16,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.cogs.complete import CompleteCog
+from bot.cogs.duel import DuelCog
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.joke import JokeCog
 from bot.cogs.library import LibraryCog
@@ -181,6 +182,7 @@ def create_bot(
         SentimentCog(settings.bot, client),
         LibraryCog(store),
         TrainingCog(store, client, models, runs, bot),
+        DuelCog(settings.bot, store, client, models, bot),
         ModelsCog(client, models),
         SettingsCog(settings.bot, client, models, message_content=message_content, playground=playground),
         PrivacyCog(store, Withdrawals(store, client, models, bot), runs, bot),

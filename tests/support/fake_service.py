@@ -61,6 +61,7 @@ class FakeService:
         self.folder = Path(tempfile.mkdtemp(prefix="pl"))  # short: socket paths stop at 107 bytes
         self.socket_path = self.folder / "s.sock"
         self.answer: list[object] = ["Why", " not", "?"]
+        self.answers: dict[str, list[object]] = {}  # by model, instead of `answer`
         self.refusals: dict[str, tuple[int, Json, dict[str, str]]] = {}  # by path, or by model
         self.classifying: asyncio.Event | None = None  # no mood is read before it is set
         self.probs = [0.03, 0.07, 0.9]
@@ -145,7 +146,8 @@ class FakeService:
         await response.prepare(request)
         self.streaming.set()
         try:
-            for step in list(self.answer):
+            model = str((await request.json()).get("model"))
+            for step in list(self.answers.get(model, self.answer)):
                 if not await self._play(step, response, request):
                     return response
             await _send(response, {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
