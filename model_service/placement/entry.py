@@ -12,6 +12,7 @@ from typing import Literal
 from model_service.config import ModelSettings
 from model_service.errors import ModelFailed
 from model_service.placement.failures import Backoff
+from model_service.placement.room import Placement
 from model_service.placement.slot import Slot
 
 DEAD = "its engine has stopped; the log says why."
@@ -89,10 +90,10 @@ class Entry:
             return "loading"
         return "failed" if self.error or self.slot is not None else "unloaded"
 
-    def held(self, progress: float | None) -> Held:
-        """Describe it. progress: of its load; None if there is none."""
+    def held(self, progress: float | None, coming: Placement | None = None) -> Held:
+        """Describe it. progress: of its load; None if there is none. coming: where that puts it."""
         loaded = self.slot.loaded if self.slot else None
-        placement = self.slot.placement if self.slot and not self.slot.base else None
+        placement = self.slot.placement if self.slot and not self.slot.base else coming
         state = self.state(progress is not None)
         return Held(
             id=self.spec.name,

@@ -42,6 +42,7 @@ class Loads:
 
     async def carry_out(self, job: Job, placement: Placement) -> bool:
         """Load a model and end its job; false if it has to wait for its base first. Nothing is raised."""
+        job.placement = placement
         started = time.monotonic()
         try:
             slots = await self._prepare(job, placement)

@@ -190,8 +190,9 @@ class Pool:
         return len(self._memory.placements)
 
     def devices(self) -> Sequence[DeviceUse]:
-        """List the devices, and what the models in memory take of them."""
-        return self._planner.devices(self._memory.placements)
+        """List the devices, and what the models take of them that are in memory or on their way there."""
+        coming = [job.placement for job in self._queue.jobs if job.placement and not job.over]
+        return self._planner.devices([*self._memory.placements, *coming])
 
     def generators(self) -> list[tuple[str, Generator]]:
         """Return the models that continue texts and are ready, with their names; adapters run on one of these."""
@@ -216,7 +217,7 @@ class Pool:
 
     def _held(self, entry: Entry) -> Held:
         job = self._job(entry)
-        return entry.held(job.progress if job else None)
+        return entry.held(job.progress, job.placement) if job else entry.held(None)
 
     def _entry(self, model_id: str) -> Entry:
         if model_id not in self._entries:

@@ -18,6 +18,7 @@ from model_service.config import ModelSettings
 from model_service.errors import ModelLoading, ModelNoRoom, ServiceError
 from model_service.placement.entry import Entry
 from model_service.placement.loaded import Model
+from model_service.placement.room import Placement
 from model_service.placement.slot import Slot
 
 M = TypeVar("M", bound=Model)
@@ -33,6 +34,7 @@ class Job:
         self.base: Visit[Model] | None = None  # an adapter's hold on what it runs on
         self.victims: list[Slot] = []  # who leaves for it
         self.progress = 0.0  # 0 to 1
+        self.placement: Placement | None = None  # where it goes, once it is being loaded
         self.started = False
         self.over = False
         self.blocked = ""  # why there is no room, as a sentence

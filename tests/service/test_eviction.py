@@ -43,6 +43,20 @@ async def test_the_least_recently_used_leaves_and_loads_again_when_asked() -> No
     assert {name: counts.evictions for name, counts in pool.tally.models.items()} == {"a": 1, "b": 1, "c": 0}
 
 
+async def test_a_model_that_is_being_loaded_already_has_its_place() -> None:
+    shelf = Shelf()
+    shelf.gates["a"] = threading.Event()
+    pool = pool_of({"a": 4, "b": 3}, gpu=8, shelf=shelf)
+    asking = asyncio.create_task(use(pool, "a"))
+    assert await asyncio.to_thread(shelf.started.wait, LIMIT_S)
+    assert pool.find("a").state == "loading"
+    assert pool.find("a").device_bytes == {"gpu": 4}
+    assert [d.used_bytes for d in pool.devices()] == [4]
+    shelf.gates["a"].set()
+    await asking
+    assert [d.used_bytes for d in pool.devices()] == [4]
+
+
 async def test_as_few_leave_as_make_the_room_and_none_on_another_device() -> None:
     sizes = {"old": 3, "elsewhere": 8, "small": 1, "middle": 4, "big": 7}
     pool = Pool(Shelf(), Budget({"gpu": 8, "cpu": 8}, sizes), load_limit_s=LIMIT_S)
