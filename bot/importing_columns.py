@@ -18,9 +18,10 @@ def choose(name: str, columns: Sequence[str], asked: Sequence[str], *, how: str 
     if len(columns) == 1 and len(columns[0].split()) < 4:
         return (columns[0],)
     if len(columns) == 1:
+        way = "say --no-header" if how == "--column" else "put a line with the column's name above it"
         raise BadColumn(
             f"The first line of {name} looks like a joke, not like the name of a column: {_shown(columns)}."
-            " If it is one, say --no-header; if it is a name, say it."
+            f" If it is one, {way}; if it is a name, say it with {how}."
         )
     why = f"several columns could be it ({_shown(obvious)})" if obvious else "no column's name says so"
     raise BadColumn(

@@ -32,6 +32,17 @@ class BadColumn(BadSource):
     """The column that holds the jokes is not named, or not there."""
 
 
+class NotDecoded(BadSource):
+    """A line is not text in the encoding that was named; `line` counts from 1."""
+
+    def __init__(self, name: str, line: int, encoding: str) -> None:
+        super().__init__(
+            f"Line {line:,} of {name} is not {encoding.removesuffix('-sig').upper()} text. If the whole file has"
+            " another encoding, say which (--encoding cp1252 is common); --skip-broken leaves such lines out."
+        )
+        self.line = line
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """A row as it came. `values` by column; `broken` says why there are none. `line` counts from 1."""
@@ -164,10 +175,7 @@ def _byte_lines(name: str, stream: BinaryIO, encoding: str, skip_broken: bool) -
         try:
             yield raw.decode(encoding, errors)
         except UnicodeDecodeError as error:
-            raise BadSource(
-                f"Line {number:,} of {name} is not {encoding.removesuffix('-sig').upper()} text. If the whole file has"
-                " another encoding, say which (--encoding cp1252 is common); --skip-broken leaves such lines out."
-            ) from error
+            raise NotDecoded(name, number, encoding) from error
         encoding = encoding.removesuffix("-sig")
 
 

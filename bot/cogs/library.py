@@ -4,10 +4,12 @@ A typed joke is a message, which Discord does not allow anybody to train on, so 
 `/addjoke` asks in so many words; only a yes makes a joke trainable (`bot.store.jokes` has the rule).
 """
 
+import discord
 from discord import app_commands
 from discord.ext import commands
 
 from bot.cogs.hybrid import hybrid_command, hybrid_group, subcommand
+from bot.cogs.library_import import IN_A_MESSAGE, import_file
 from bot.cogs.library_words import LIST_LIMIT, SEARCH_LIMIT, added_sentence, imported_sentence, listed, overview
 from bot.errors import BadInput, NotAllowed
 from bot.store import CONSENT_TEXT, CONSENT_VERSION, Store
@@ -90,13 +92,27 @@ class LibraryCog(commands.Cog, name="Joke collection"):
         await self._store.jokes.remove(ctx.guild.id, joke.id)
         await say(ctx, f"🗑️ Removed joke #{joke.id}: {inline(joke.text, 120)}")
 
-    @subcommand(jokes, "Import the starter pack (moderators).", name="import")
-    async def import_(self, ctx: Context) -> None:
-        """Bring the starter pack of short, clean jokes into this server's collection."""
+    @subcommand(jokes, "Import a file of jokes, or the starter pack (moderators).", name="import", usage="[file]")
+    @app_commands.describe(
+        file="CSV, TSV or JSONL; without one, the starter pack comes in.",
+        column="Column of the file that holds the jokes, if I cannot tell.",
+        licence="Licence of the jokes in the file, like CC0-1.0.",
+    )
+    async def import_(
+        self, ctx: Context, file: discord.Attachment | None = None, column: str = "", licence: str = ""
+    ) -> None:
+        """Bring a file's jokes, or the starter pack of short, clean ones, into this server's collection."""
         assert ctx.guild is not None
         if not is_moderator(ctx.permissions):
             raise NotAllowed
-        await say(ctx, await self._import(ctx.guild.id))
+        if file is None:
+            await say(ctx, await self._import(ctx.guild.id))
+        elif ctx.interaction is None:
+            raise BadInput(IN_A_MESSAGE)
+        else:
+            async with ctx.typing():
+                told = await import_file(self._store, ctx.guild.id, file, column, licence)
+                await say(ctx, f"{told}\n{overview(await self._store.jokes.count(ctx.guild.id))}")
 
     async def _import(self, guild_id: int) -> str:
         imported = await self._store.jokes.import_starter(guild_id)
