@@ -24,9 +24,10 @@ class Classifier:
         labels: list[str],
         weights: str,
         size_bytes: int,
+        device_map: tuple[tuple[str, str], ...],
     ) -> None:
-        """score: (C, E), the head's weight."""
-        self.model_id, self.labels = model_id, labels
+        """score: (C, E), the head's weight. device_map: which layers are on which device."""
+        self.model_id, self.labels, self.device_map = model_id, labels, device_map
         self.weights, self.size_bytes = weights, size_bytes
         self.tokenizer = tokenizer
         self._model, self._score = model, score
@@ -36,11 +37,6 @@ class Classifier:
     def context_len(self) -> int:
         """Tokens a text may have."""
         return self._model.shape.n_positions
-
-    @property
-    def device_map(self) -> tuple[tuple[str, str], ...]:
-        """Which layers are on which device."""
-        return ((f"layers 0-{self._model.shape.n_layer - 1}", str(self._model.device)),)
 
     async def classify(self, texts: list[str]) -> list[list[float]]:
         """Return each text's probabilities in label-id order. Raises RequestRefused for an empty or too long text."""

@@ -211,4 +211,5 @@ def _classifier(
     score = opened.tensors(weights, stage.device, count)["score.weight"]
     names = opened.config.get("id2label") or {}
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(score.shape[0])]
-    return Classifier(model_id, model, score, opened.tokenizer, labels, weights, model.size_bytes)
+    where = device_map(stages)
+    return Classifier(model_id, model, score, opened.tokenizer, labels, weights, model.size_bytes, where)
