@@ -4,6 +4,7 @@ Each job carries a `punchline` object beside OpenAI's fields: step, loss, time l
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,6 +13,8 @@ from model_service.api.paging import After, Limit, page
 from model_service.api.training_schemas import JobRequest
 from model_service.training.folder import JobFolder
 from model_service.training.jobs import Jobs
+from model_service.training.orders import Rows
+from model_service.training.recipe import Method
 from model_service.training.uploads import Uploads
 
 Json = dict[str, Any]
@@ -26,10 +29,13 @@ def router(jobs: Jobs, uploads: Uploads) -> APIRouter:
     async def create(request: JobRequest) -> Json:
         """Queue a job."""
         order = request.order()
-        rows = await asyncio.to_thread(uploads.supervised_rows, order.training_file, "training_file")
+        by_method: dict[Method, Callable[[str, str], Rows]]
+        by_method = {"supervised": uploads.supervised_rows, "classify": uploads.labelled_rows}
+        read = by_method[order.method]
+        rows = await asyncio.to_thread(read, order.training_file, "training_file")
         validation = None
         if order.validation_file is not None:
-            validation = await asyncio.to_thread(uploads.supervised_rows, order.validation_file, "validation_file")
+            validation = await asyncio.to_thread(read, order.validation_file, "validation_file")
         return await describe(await jobs.create(order, rows, validation))
 
     @routes.get(JOBS)
@@ -83,7 +89,9 @@ def job_object(folder: JobFolder) -> Json:
         "n_epochs": recipe["n_epochs"],
         "batch_size": recipe["batch_size"],
         "learning_rate_multiplier": request["learning_rate_multiplier"],
+        "gradient_checkpointing": recipe.get("gradient_checkpointing", False),
     }
+    method = request.get("method", "supervised")
     result = folder.result or {}
     return {
         "id": job["id"],
@@ -103,8 +111,8 @@ def job_object(folder: JobFolder) -> Json:
         "seed": recipe["seed"],
         "hyperparameters": hyperparameters,
         "method": {
-            "type": "supervised",
-            "supervised": {"adapter": recipe["adapter"], "hyperparameters": hyperparameters},
+            "type": method,
+            method: {"adapter": recipe["adapter"], "hyperparameters": hyperparameters},
         },
         "metadata": request["metadata"],
         "punchline": figures(folder, job, status["status"], result),
@@ -126,6 +134,7 @@ def figures(folder: JobFolder, job: Json, status: str, result: Json) -> Json:
         "disk_bytes": job["disk_bytes"],
         "metrics": metrics or None,
         "evaluation": result.get("evaluation"),
+        "confusion": result.get("confusion"),
     }
 
 

@@ -11,7 +11,6 @@ from model_service.training.orders import Order
 from model_service.training.recipe import Adapter, Auto
 
 MAX_METADATA = 16
-NOT_YET = {"classify": "train a classifier", "dpo": "learn from preferences"}
 
 
 def _auto_or_whole(high: int) -> BeforeValidator:
@@ -29,6 +28,12 @@ def _check_multiplier(value: Any) -> Any:
     if value != "auto" and not number:
         raise wrong('it must be "auto" or a number above 0, at most 100')
     return value if value == "auto" else float(value)
+
+
+def _check_switch(value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise wrong("it must be true or false")
+    return value
 
 
 def _check_suffix(suffix: str) -> str:
@@ -51,33 +56,40 @@ class Hyperparameters(WireRequest):
     n_epochs: Annotated[int | Auto, _auto_or_whole(100)] = "auto"
     batch_size: Annotated[int | Auto, _auto_or_whole(256)] = "auto"
     learning_rate_multiplier: Annotated[float | Auto, BeforeValidator(_check_multiplier)] = "auto"
+    gradient_checkpointing: Annotated[bool, BeforeValidator(_check_switch)] = False
 
 
-class Supervised(WireRequest):
-    """`method.supervised`."""
+class Trained(WireRequest):
+    """`method.supervised` and `method.classify`."""
 
     adapter: Adapter = "lora"
     hyperparameters: Hyperparameters | None = None
 
 
-class Method(WireRequest):
-    """`method`. The other types are named in the API and refused until they work."""
+class MethodOf(WireRequest):
+    """`method`. `dpo` is named in the API and refused until it works."""
 
     type: Literal["supervised", "classify", "dpo"] = "supervised"
-    supervised: Supervised = Supervised()
-    classify: dict[str, Any] | None = None
+    supervised: Trained | None = None
+    classify: Trained | None = None
     dpo: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _is_supervised(self) -> Self:
-        if self.type != "supervised":
+    def _has_the_settings_of_its_type(self) -> Self:
+        if self.type == "dpo":
             raise wrong(
-                f"this service cannot {NOT_YET[self.type]} yet; method.type must be supervised",
+                "this service cannot learn from preferences yet; method.type must be supervised or classify",
                 "method.type",
             )
-        if self.classify is not None or self.dpo is not None:
-            raise wrong("the settings of method do not belong to its type, which is supervised", "method")
+        others = {"supervised": self.supervised, "classify": self.classify, "dpo": self.dpo}
+        if any(given is not None for name, given in others.items() if name != self.type):
+            raise wrong(f"the settings of method do not belong to its type, which is {self.type}", "method")
         return self
+
+    @property
+    def chosen(self) -> Trained:
+        """The settings of its type."""
+        return (self.classify if self.type == "classify" else self.supervised) or Trained()
 
 
 class JobRequest(WireRequest):
@@ -89,27 +101,31 @@ class JobRequest(WireRequest):
     suffix: Annotated[str | None, AfterValidator(_check_suffix)] = None
     seed: Annotated[int | None, Field(ge=0, lt=2**31)] = None
     hyperparameters: Hyperparameters | None = None
-    method: Method = Method()
+    method: MethodOf = MethodOf()
     metadata: Annotated[dict[str, str], BeforeValidator(_check_metadata), Field(default_factory=dict)]
 
     @model_validator(mode="after")
     def _hyperparameters_stand_once(self) -> Self:
-        if self.hyperparameters is not None and self.method.supervised.hyperparameters is not None:
-            raise wrong("give hyperparameters once: at the top or under method.supervised", "hyperparameters")
+        if self.hyperparameters is not None and self.method.chosen.hyperparameters is not None:
+            where = f"method.{self.method.type}"
+            raise wrong(f"give hyperparameters once: at the top or under {where}", "hyperparameters")
         return self
 
     def order(self) -> Order:
         """Return what the jobs need of it."""
-        chosen = self.method.supervised.hyperparameters or self.hyperparameters or Hyperparameters()
+        assert self.method.type != "dpo"
+        chosen = self.method.chosen.hyperparameters or self.hyperparameters or Hyperparameters()
         return Order(
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,
             suffix=self.suffix or "",
             seed=self.seed,
-            adapter=self.method.supervised.adapter,
+            method=self.method.type,
+            adapter=self.method.chosen.adapter,
             n_epochs=chosen.n_epochs,
             batch_size=chosen.batch_size,
             learning_rate_multiplier=chosen.learning_rate_multiplier,
+            gradient_checkpointing=chosen.gradient_checkpointing,
             metadata=self.metadata,
         )

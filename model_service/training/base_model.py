@@ -3,7 +3,8 @@
     full   every weight, in FP32                     ─> model.safetensors in the format the base came in
     lora   FP32 matrices beside a frozen 16-bit base ─> adapter_model.safetensors (PEFT), FP32, not merged
 
-A job that starts from an adapter goes on with its matrices; `full` starts from the base with them merged in.
+A job that starts from an adapter goes on with its matrices; `full` starts from the base with them merged in, and so
+does a classifier, which is served whole.
 """
 
 import hashlib
@@ -60,7 +61,8 @@ def load_base(
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()  # it warns of padding, which packed rows mask
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    held = precision.dtype_of(computes) if recipe and recipe.adapter == "lora" else torch.float32
+    frozen = recipe is not None and recipe.adapter == "lora" and kind is AutoModelForCausalLM
+    held = precision.dtype_of(computes) if frozen else torch.float32
     model = kind.from_pretrained(
         folder, dtype=held, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
     ).to(device)
@@ -104,12 +106,19 @@ def _trained(model: Any, recipe: Recipe, adapter: Path | None) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for a name that will go
+        classifies = hasattr(model, "score")
+        goes_on = recipe.adapter == "lora" and not classifies
         if adapter is not None:
-            continued = PeftModel.from_pretrained(model, adapter, is_trainable=recipe.adapter == "lora")
-            return continued if recipe.adapter == "lora" else continued.merge_and_unload().requires_grad_()
+            config = LoraConfig.from_pretrained(adapter)
+            config.task_type = None if classifies else config.task_type  # a classifier has nothing to generate with
+            continued = PeftModel.from_pretrained(model, adapter, is_trainable=goes_on, config=config)
+            if goes_on:
+                return continued
+            model = continued.merge_and_unload().requires_grad_()
+            if recipe.adapter == "full":
+                return model
         torch.manual_seed(recipe.seed)  # the adapter's first matrices are random
         conv1d = any(type(module).__name__ == "Conv1D" for module in model.modules())
-        classifies = hasattr(model, "score")
         config = LoraConfig(
             r=recipe.lora_rank,
             lora_alpha=2 * recipe.lora_rank,

@@ -13,7 +13,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,9 +21,8 @@ from model_service.config import ModelSettings, TrainingSettings
 from model_service.errors import Conflict, ModelNoRoom, NotFound, RequestRefused, ServiceError
 from model_service.training import registry
 from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
-from model_service.training.examples import Row
 from model_service.training.folder import FINAL, JobFolder
-from model_service.training.orders import Order, Start, write_job
+from model_service.training.orders import Order, Rows, Start, write_job
 from model_service.training.worker import DONE, REFUSED
 
 log = logging.getLogger(__name__)
@@ -96,10 +95,10 @@ class Jobs:
             self._runner.cancel()
             await asyncio.wait([self._runner])
 
-    async def create(self, order: Order, rows: Sequence[Row], validation: Sequence[Row] | None = None) -> JobFolder:
+    async def create(self, order: Order, rows: Rows, validation: Rows | None = None) -> JobFolder:
         """Queue a job. Raises ModelNotFound, ModelLoading, RequestRefused with what to change."""
         task = self._pool.find(order.model).task
-        if task != "generate":
+        if task != "generate" and order.method != "classify":
             raise RequestRefused(
                 f"The model {order.model!a} cannot be fine-tuned on jokes: its task is {task}, not generate.",
                 param="model",
@@ -108,7 +107,7 @@ class Jobs:
         start = self._start_of(order.model)
         folder = await asyncio.to_thread(write_job, self._folder, order, start, rows, validation)
         self._work.set()
-        log.info("job %s queued: %s from %s", folder.id, order.adapter, order.model)
+        log.info("job %s queued: %s, %s, from %s", folder.id, order.method, order.adapter, order.model)
         return folder
 
     def _start_of(self, model_id: str) -> Start:
@@ -261,7 +260,8 @@ class Jobs:
         model_id = str(result["fine_tuned_model"])
         source = self._models / registry.folder_name(model_id)
         try:
-            await self._pool.load(ModelSettings(name=model_id, source=str(source.resolve())))
+            task = registry.task_of(result)
+            await self._pool.load(ModelSettings(name=model_id, source=str(source.resolve()), task=task))
         except ModelNoRoom as error:
             folder.add_event(f"{error} It is loaded when somebody asks for it.")
         except ServiceError as error:

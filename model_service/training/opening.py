@@ -34,7 +34,8 @@ def open_base(
     _check_room(folder, job["disk_bytes"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     computes = _computes(folder, recipe, device, source)
-    return load_base(source, device, recipe, computes, adapter=adapter, kind=kind, **options), computes
+    base = load_base(source, device, recipe, computes, adapter=adapter, kind=kind, **options)
+    return base, computes
 
 
 def _check_room(folder: JobFolder, need_bytes: int) -> None:

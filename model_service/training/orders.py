@@ -1,16 +1,19 @@
 """Turns what someone asks for into a job's folder, or refuses it with what to change. No torch here."""
 
+import json
 import secrets
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 from model_service.errors import RequestRefused
 from model_service.training import disk, durable, registry
-from model_service.training.examples import Row, Split, split, too_few
+from model_service.training.examples import Row, split, too_few
 from model_service.training.folder import JobFolder
+from model_service.training.labelled import Labelled, label_order, split_labelled
 from model_service.training.recipe import Adapter, Auto, Method, Recipe, resolve
 
 
@@ -44,20 +47,49 @@ class Order:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
-def write_job(
-    jobs: Path, order: Order, start: Start, rows: Sequence[Row], validation: Sequence[Row] | None
-) -> JobFolder:
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a job learns from, by side, and what else its job.json says of it."""
+
+    train: Sequence[Row | Labelled]
+    held_out: Sequence[Row | Labelled]
+    counts: dict[str, Any]
+    more: dict[str, Any] = field(default_factory=dict)
+
+
+Rows = Sequence[Row] | Sequence[Labelled]
+
+
+def write_job(jobs: Path, order: Order, start: Start, rows: Rows, validation: Rows | None) -> JobFolder:
     """Divide the rows, settle the recipe, and write a new job's folder in one step. Raises RequestRefused."""
-    parts = split(rows, validation)
-    if sentence := too_few(len(parts.train), len(parts.held_out), parts.num_duplicates):
-        raise RequestRefused(sentence, param="training_file", code="too_few_examples")
+    if order.method == "classify":
+        parts = _labelled_parts(start, cast(Sequence[Labelled], rows), cast(Sequence[Labelled] | None, validation))
+    else:
+        parts = _joke_parts(cast(Sequence[Row], rows), cast(Sequence[Row] | None, validation))
     return _write(jobs, order, start, parts)
 
 
-def _write(jobs: Path, order: Order, start: Start, parts: Split) -> JobFolder:
+def _joke_parts(rows: Sequence[Row], validation: Sequence[Row] | None) -> Parts:
+    parts = split(rows, validation)
+    if sentence := too_few(len(parts.train), len(parts.held_out), parts.num_duplicates):
+        raise RequestRefused(sentence, param="training_file", code="too_few_examples")
+    return Parts(parts.train, parts.held_out, {"duplicates": parts.num_duplicates})
+
+
+def _labelled_parts(start: Start, rows: Sequence[Labelled], validation: Sequence[Labelled] | None) -> Parts:
+    parts = split_labelled(rows, validation)
+    config = json.loads((start.folder / "config.json").read_text(encoding="utf-8"))
+    labels, keeps_head = label_order(parts.labels, config)
+    counts = {"duplicates": parts.num_duplicates, "contradictions": parts.num_contradictions}
+    return Parts(parts.train, parts.held_out, counts, {"labels": labels, "keeps_head": keeps_head})
+
+
+def _write(jobs: Path, order: Order, start: Start, parts: Parts) -> JobFolder:
     recipe = _recipe(order, len(parts.train))
-    rows_bytes = sum(len(row.prompt) + len(row.completion) for row in (*parts.train, *parts.held_out))
+    rows_bytes = sum(len(json.dumps(asdict(row))) for row in (*parts.train, *parts.held_out))
     disk_bytes = disk.need_bytes(start.folder, recipe.adapter, recipe.lora_rank, rows_bytes)
+    if order.method == "classify":  # it is published whole
+        disk_bytes += disk.MODEL_BYTES * registry.num_parameters(start.folder)
     jobs.mkdir(parents=True, exist_ok=True)
     free_bytes = shutil.disk_usage(jobs).free
     if sentence := disk.why_not(disk_bytes, free_bytes):
@@ -78,12 +110,8 @@ def _write(jobs: Path, order: Order, start: Start, parts: Split) -> JobFolder:
         "adapter_folder": None if start.adapter is None else str(start.adapter.resolve()),
         "fine_tuned_model": registry.tuned_id(base, order.suffix, job_id),
         "recipe": asdict(recipe),
-        "counts": {
-            "train": len(parts.train),
-            "held_out": len(parts.held_out),
-            "too_long": None,
-            "duplicates": parts.num_duplicates,
-        },
+        "counts": {"train": len(parts.train), "held_out": len(parts.held_out), "too_long": None, **parts.counts},
+        **parts.more,
         "disk_bytes": disk_bytes,
     }
     folder.write_rows("train", parts.train)

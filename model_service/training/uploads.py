@@ -15,6 +15,7 @@ from typing import Any
 from model_service.errors import NotFound, RequestRefused, TooLarge
 from model_service.training import durable
 from model_service.training.examples import BrokenFile, Row, check, read_rows
+from model_service.training.labelled import Labelled, read_labelled
 
 MAX_FILE_BYTES = 64 * 2**20  # some 200,000 jokes
 MAX_NAME_LEN = 200
@@ -84,6 +85,17 @@ class Uploads:
                 code="wrong_file_shape",
             )
         return read_rows(self.content(file_id))
+
+    def labelled_rows(self, file_id: str, param: str) -> list[Labelled]:
+        """Read the rows of a text/label file. Raises NotFound, or RequestRefused for a file of another shape."""
+        shape = self.get(file_id)["shape"]
+        if shape != "classify":
+            raise RequestRefused(
+                f"{param} is a {shape} file; a classifier needs rows with text and label.",
+                param=param,
+                code="wrong_file_shape",
+            )
+        return read_labelled(self.content(file_id))
 
     def list(self) -> list[dict[str, Any]]:
         """Return every record, newest first."""

@@ -72,13 +72,15 @@ def _take(descriptor: int) -> None:
 def _run(folder: JobFolder, options: argparse.Namespace) -> int:
     import torch  # seconds of import, during which SIGTERM simply ends the process: there is nothing to save yet
 
+    from model_service.training.classify import ClassifierTraining
     from model_service.training.finetune import Finetune
     from model_service.training.loop import Interrupted, TrainingFailed
     from model_service.training.out_of_memory import is_out_of_memory
 
     torch.set_num_threads(options.threads)
     try:
-        run = Finetune(
+        training = ClassifierTraining if folder.job["request"].get("method") == "classify" else Finetune
+        run = training(
             folder, options.models, check=_checker(options.parent), checkpoint_every_s=options.checkpoint_every_s
         )
         run.run()

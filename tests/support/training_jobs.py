@@ -10,7 +10,7 @@ from model_service.errors import ModelNotFound
 from model_service.training import durable
 from model_service.training.examples import Row
 from model_service.training.folder import JobFolder
-from model_service.training.orders import Order, Start, write_job
+from model_service.training.orders import Order, Rows, Start, write_job
 
 ANIMALS = ["duck", "cat", "cow", "bee", "owl", "pig", "hen", "fox", "bat", "emu"]
 PLACES = ["bar", "bank", "bus", "shop", "gym", "zoo", "pub", "spa", "lab", "inn"]
@@ -34,7 +34,7 @@ def make_job(
     home: Path,
     base: Path | Start,
     *,
-    rows: list[Row] | None = None,
+    rows: Rows | None = None,
     recipe: dict[str, object] | None = None,
     **changes: object,
 ) -> JobFolder:

@@ -75,6 +75,7 @@ async def test_a_job_is_openais_with_our_figures_beside(client: httpx.AsyncClien
         "gate",
         "metrics",
         "evaluation",
+        "confusion",
     )
     assert 2**24 < job["punchline"].pop("disk_bytes") < 2**25
     assert job["punchline"] == dict.fromkeys(names)
@@ -98,7 +99,8 @@ async def test_a_job_is_openais_with_our_figures_beside(client: httpx.AsyncClien
 )
 async def test_hyperparameters_may_stand_in_either_place(client: httpx.AsyncClient, fields: dict[str, Any]) -> None:
     job = (await create(client, **fields)).json()
-    assert job["hyperparameters"] == {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    given = {"n_epochs": 2, "batch_size": 8, "learning_rate_multiplier": 0.5}
+    assert job["hyperparameters"] == {**given, "gradient_checkpointing": False}
     assert job["method"]["supervised"]["hyperparameters"] == job["hyperparameters"]
 
 
@@ -122,7 +124,8 @@ async def test_hyperparameters_may_stand_in_either_place(client: httpx.AsyncClie
             "hyperparameters.learning_rate_multiplier",
             "number above 0",
         ),
-        ({"method": {"type": "classify"}}, "method", "cannot train a classifier yet"),
+        ({"method": {"type": "classify", "supervised": {}}}, "method", "do not belong to its type, which is classify"),
+        ({"hyperparameters": {"gradient_checkpointing": 1}}, "hyperparameters.gradient_checkpointing", "true or false"),
         ({"method": {"type": "dpo"}}, "method", "cannot learn from preferences yet"),
         ({"method": {"type": "magic"}}, "method.type", "must be"),
         ({"method": {"supervised": {"adapter": "huge"}}}, "method.supervised.adapter", "must be"),
@@ -180,6 +183,21 @@ async def test_a_file_of_another_shape_is_refused(client: httpx.AsyncClient) -> 
     status, error = await refusal(client, training_file=file_id)
     assert (status, error["code"]) == (400, "wrong_file_shape")
     assert "classify file" in error["message"]
+
+
+async def test_a_classifier_is_trained_on_texts_with_labels_from_any_model(client: httpx.AsyncClient) -> None:
+    lines = [{"text": f"text {label} {i}", "label": label} for label in ("good", "bad") for i in range(60)]
+    file_id = await upload(client, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    method = {"type": "classify", "classify": {"adapter": "full", "hyperparameters": {"n_epochs": 2}}}
+    for model in ("tiny", "mood"):
+        job = (await create(client, model=model, training_file=file_id, method=method)).json()
+        assert job["method"]["type"] == "classify"
+        assert job["method"]["classify"]["adapter"] == "full"
+        assert job["method"]["classify"]["hyperparameters"]["n_epochs"] == 2
+        assert job["punchline"]["counts"]["contradictions"] == 0
+    status, error = await refusal(client, method=method)
+    assert (status, error["code"]) == (400, "wrong_file_shape")
+    assert "a classifier needs rows with text and label" in error["message"]
 
 
 async def test_a_hub_models_slash_does_not_become_a_folder(client: httpx.AsyncClient, tmp_path: Path) -> None:

@@ -1,0 +1,20 @@
+"""What models said when they were judged, as their jobs' files keep it. No torch here.
+
+It may repeat what a model learned from, so it goes when the model goes; the figures stay.
+"""
+
+from pathlib import Path
+
+from model_service.training import durable
+
+
+def forget(jobs: Path, model_id: str) -> None:
+    """Delete what was said in the job that made this model. The id of a tuned model ends in its job's."""
+    folder = jobs / model_id.rsplit(":", 1)[-1]
+    if folder.parent != jobs:
+        return
+    (folder / "before.json").unlink(missing_ok=True)
+    result = durable.read_json(folder / "result.json")
+    if result is not None and result.get("evaluation", {}).get("samples"):
+        kept = {name: value for name, value in result["evaluation"].items() if name != "samples"}
+        durable.write_json(folder / "result.json", result | {"evaluation": kept})
