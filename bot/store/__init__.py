@@ -18,6 +18,7 @@ from bot.store.joke_models import JokeModels
 from bot.store.jokes import Added, Counts, Imported, Joke, Jokes, Provenance
 from bot.store.lineage import Holder, Lineage
 from bot.store.settings import GuildSettings
+from bot.store.votes import Preference, Tally, Vote, VoteCounts, Votes
 
 __all__ = [
     "CONSENT_TEXT",
@@ -44,12 +45,17 @@ __all__ = [
     "Jokes",
     "Lineage",
     "Outcome",
+    "Preference",
     "Provenance",
     "Record",
     "Refused",
     "Store",
     "StoreError",
     "StoreFailed",
+    "Tally",
+    "Vote",
+    "VoteCounts",
+    "Votes",
 ]
 
 
@@ -66,6 +72,7 @@ class Store:
         self.joke_models = JokeModels(database)
         self.duels = Duels(database)
         self.lineage = Lineage(database)
+        self.votes = Votes(database, has_permission=has_permission)
 
     @classmethod
     async def open(cls, path: Path, discord_permission: str | None = None) -> Self:

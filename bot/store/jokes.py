@@ -198,6 +198,9 @@ class Jokes:
             await connection.execute("UPDATE jobs SET started_by = NULL WHERE started_by = :user_id", person)
             await connection.execute("UPDATE jobs SET decided_by = NULL WHERE decided_by = :user_id", person)
             await connection.execute("DELETE FROM duel_votes WHERE user_id = :user_id", person)
+            await connection.execute("DELETE FROM votes WHERE user_id = :user_id", person)
+            await connection.execute("DELETE FROM answers WHERE asker_id = :user_id AND topic <> ''", person)
+            await connection.execute("UPDATE answers SET asker_id = NULL WHERE asker_id = :user_id", person)
             return deleted
 
         deleted = await self._database.write(work)
