@@ -23,7 +23,7 @@ from bot.importing_columns import choose
 from bot.importing_hub import PREFIX, HubRows, open_hub
 from bot.importing_records import BadColumn, BadSource, TextOptions
 from bot.importing_sources import Source, open_file
-from bot.store import Store
+from bot.store import Store, StoreFailed
 from bot.store.bulk import GLOBAL, Bulk
 
 SAMPLE_WIDTH = 110
@@ -62,6 +62,10 @@ def import_jokes(settings: Settings, request: Request) -> int:
     except (Stopped, KeyboardInterrupt):
         sys.stderr.write(f"Stopped.{_left(tally, request)}\n")
         return 130
+    except StoreFailed as error:
+        left = _left(tally, request) or " Nothing was imported."
+        sys.stderr.write(f"The collection at {settings.home} cannot be used: {error.reason}.{left}\n")
+        return 1
     except BotError as error:
         sys.stderr.write(f"{printable(str(error))}{_left(tally, request)}\n")
         return 2 if isinstance(error, BadColumn) else 1
@@ -109,7 +113,12 @@ async def _import(settings: Settings, source: Source, plan: Plan, tally: Tally) 
                 if stopping.is_set():
                     raise Stopped
 
-            await run(source, plan, collection, tally, told=told)
+            try:
+                await run(source, plan, collection, tally, told=told)
+            except BadSource as error:
+                if stopping.is_set():  # the terminal's Ctrl-C ends the process that reads the hub, too
+                    raise Stopped from error
+                raise
 
 
 @contextlib.asynccontextmanager

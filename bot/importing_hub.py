@@ -37,8 +37,9 @@ class HubRows:
     def records(self, columns: Sequence[str]) -> Iterator[Record]:
         """Yield these columns of every row; once. Raises BadSource."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(list(columns)) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended; reading says how
+            self._process.stdin.write(json.dumps(list(columns)) + "\n")
+            self._process.stdin.flush()
         line = 0
         while not isinstance(row := self._read(), dict):
             line += 1

@@ -69,10 +69,11 @@ class NewerDatabase(CannotOpen):
 
 
 class StoreFailed(StoreError):
-    """SQLite could not read or write; the transaction was undone."""
+    """SQLite could not read or write, for `reason`; the transaction was undone."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The joke collection could not be used just now ({reason}). Nothing was changed; try again.")
+        self.reason = reason
 
 
 class JobActive(StoreError):

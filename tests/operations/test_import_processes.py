@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,6 +115,50 @@ def test_a_230_000_row_import_stays_far_under_1_gb(tmp_path: Path) -> None:
     per_row = (peaks[24_000] - peaks[4_000]) / 20_000
     expected = peaks[4_000] + per_row * 230_000
     assert expected < 500 * 2**20, f"{per_row:.0f} bytes a row, {expected / 2**20:.0f} MiB for 230,000"
+
+
+def test_a_terminal_sees_a_bar_with_counts_while_it_runs(tmp_path: Path) -> None:
+    many(tmp_path / "j.csv", 6_000)
+    terminal, inside = os.openpty()
+    try:
+        env = clean_environment(TERM="xterm", COLUMNS="100")
+        argv = [sys.executable, "-m", "bot", "import", "j.csv", "--dry-run"]
+        with subprocess.Popen(argv, cwd=tmp_path, env=env, stdout=subprocess.PIPE, stderr=inside) as process:
+            os.close(inside)
+            shown = "".join(iter(lambda: read_terminal(terminal), ""))
+            out, _ = process.communicate(timeout=60)
+    finally:
+        os.close(terminal)
+    assert re.search(r"[\d,]+ rows, [\d,]+ new\D.*\d+ %", re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown))
+    assert b"6,000 rows read" in out
+    assert b"\x1b" not in out
+
+
+def read_terminal(terminal: int) -> str:
+    """What a terminal shows next; nothing when its last program has ended."""
+    try:
+        return os.read(terminal, 65_536).decode()
+    except OSError:
+        return ""
+
+
+def test_a_full_disk_stops_with_a_sentence_and_what_is_in_stays(tmp_path: Path) -> None:
+    many(tmp_path / "j.csv", 12_000)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)); from bot.cli import app; app()"
+    )
+    argv = [sys.executable, "-c", code, "import", "j.csv"]
+    ended = subprocess.run(argv, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=80)
+    assert ended.returncode == 1
+    assert re.match(
+        r"The collection at \S+/var cannot be used: (disk I/O error|database or disk is full)\.", ended.stderr
+    )
+    assert "Traceback" not in ended.stderr
+    kept = int(re.search(r"The ([\d,]+) new jokes above are kept. Run it again", ended.stderr)[1].replace(",", ""))  # type: ignore[index]
+    again = punchline("import", "j.csv", cwd=tmp_path)
+    assert again.returncode == 0
+    assert f"{kept:,} here already" in again.stdout
+    assert f"{12_000 - kept:,}  new" in again.stdout
 
 
 def test_a_data_set_of_the_hub_comes_through_the_library_as_a_stream(tmp_path: Path) -> None:
