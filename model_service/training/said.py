@@ -3,6 +3,7 @@
 It may repeat what a model learned from, so it goes when the model goes; the figures stay.
 """
 
+import re
 from pathlib import Path
 
 from model_service.training import durable
@@ -10,9 +11,10 @@ from model_service.training import durable
 
 def forget(jobs: Path, model_id: str) -> None:
     """Delete what was said in the job that made this model. The id of a tuned model ends in its job's."""
-    folder = jobs / model_id.rsplit(":", 1)[-1]
-    if folder.parent != jobs:
-        return
+    job_id = model_id.rsplit(":", 1)[-1]
+    if not re.fullmatch(r"ftjob-[0-9a-f]+", job_id):
+        return  # not one that a job has made
+    folder = jobs / job_id
     (folder / "before.json").unlink(missing_ok=True)
     result = durable.read_json(folder / "result.json")
     if result is not None and result.get("evaluation", {}).get("samples"):

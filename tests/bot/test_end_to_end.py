@@ -8,7 +8,7 @@ import pytest
 
 from tests.bot.test_commands import ask, words
 from tests.support.service_process import ServiceProcess, model_table, running_service
-from tests.support.stage import on_stage
+from tests.support.stage import Stage, on_stage
 from tests.support.tiny_models import save_tiny_classifier, save_tiny_generator
 
 Json = dict[str, Any]
@@ -108,3 +108,21 @@ async def test_a_server_trains_its_own_model_and_jokes_go_on_meanwhile(
         assert live.startswith(f"ft:jokes-mini:{stage.guild_id}:")
         assert f"🎤 **`{live}`**" in words(await ask(stage.robin, "!models", timeout_s=60))
         assert words(await ask(stage.robin, "!joke", timeout_s=60))
+        await judge(stage, done, live)
+
+
+async def judge(stage: Stage, card: Json, live: str) -> None:
+    """The card has all there is to see, and what it offers works on the real service."""
+    [shown] = card["embeds"]
+    assert "Held-out loss" in shown["description"]
+    assert "Held back by filter" in shown["description"]
+    assert [field["value"].count("\n") for field in shown["fields"]] == [7, 7]
+    assert card["attachments"][0]["description"].startswith("Loss curves over ")
+    assert await stage.store.joke_models.live(stage.guild_id) == live
+    assert "✅ better · 🎤 **live**" in words(await ask(stage.morgan, "!finetune history"))
+    await stage.morgan.click(card, "Undo")
+    await stage.morgan.wait_for(lambda m: m["id"] == card["id"] and "`jokes-mini` tells this server's" in m["content"])
+    assert f"`{live}` tells" in words(await ask(stage.morgan, "!finetune promote 1", timeout_s=60))
+    duel = await ask(stage.robin, "!duel", timeout_s=60)
+    await stage.robin.wait_for(lambda m: m["id"] == duel["id"] and (m["components"] or "nothing different" in words(m)))
+    assert "`jokes-mini` tells this server's jokes again" in words(await ask(stage.morgan, "!finetune rollback"))

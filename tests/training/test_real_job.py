@@ -89,6 +89,7 @@ async def test_a_job_whose_child_is_killed_ends_as_if_nothing_had_happened(tmp_p
             await check_outcome(client, service, job)
             whole = uninterrupted(tmp_path, base, folder)
             assert job["punchline"]["val_loss_after"] == pytest.approx(whole["val_loss_after"], abs=1e-3)
+            await check_forgotten(client, folder, job)
 
 
 async def check_outcome(client: aiohttp.ClientSession, service: ServiceProcess, job: dict[str, Any]) -> None:
@@ -107,3 +108,15 @@ async def check_outcome(client: aiohttp.ClientSession, service: ServiceProcess, 
     answer = await call(client, "POST", "/v1/completions", json=greedy)
     assert answer["choices"][0]["text"].startswith(" A")
     assert "Traceback" not in service.log
+    told = figures["evaluation"]
+    assert len(told["samples"]) == 8
+    assert told["after"]["bits_per_char"] < 0.75 * told["before"]["bits_per_char"]
+
+
+async def check_forgotten(client: aiohttp.ClientSession, folder: JobFolder, job: dict[str, Any]) -> None:
+    """With the model goes what was heard of it, which may repeat its jokes; the figures stay."""
+    await call(client, "DELETE", f"/v1/models/{job['fine_tuned_model']}")
+    told = (await call(client, "GET", f"/v1/fine_tuning/jobs/{job['id']}"))["punchline"]["evaluation"]
+    assert "samples" not in told
+    assert told["after"] == job["punchline"]["evaluation"]["after"]
+    assert not (folder.path / "before.json").exists()
