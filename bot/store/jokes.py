@@ -6,7 +6,8 @@ What may train is worked out on every read, never stored, so that it cannot be o
     modal, slash, generated   while the consent it was added under stands
     message                   the same, and only while the operator has recorded Discord's permission
 
-Every read names its guild; a joke never leaves the guild it was added in.
+Every read names its guild; a joke never leaves the guild it was added in. The operator's global imports are those of
+the guild `bot.store.bulk.GLOBAL`, which is no server.
 """
 
 import json
