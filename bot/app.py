@@ -27,6 +27,7 @@ from bot.cogs.settings import SettingsCog
 from bot.cogs.training import TrainingCog
 from bot.cogs.training_runs import Runs
 from bot.cogs.training_watch import Watch
+from bot.cogs.votes import VotesCog
 from bot.cogs.withdrawals import Withdrawals
 from bot.config import Settings
 from bot.connection import connect
@@ -175,9 +176,11 @@ def create_bot(
         poll_interval_s=settings.bot.edit_interval_s,
         auto_promote=settings.training.auto_promote,
     )
+    votes = VotesCog(store, bot)
     runs = Runs(store, client, models, watch, playground=playground)
     bot.parts = [
-        JokeCog(settings.bot, client, answers, models),
+        votes,
+        JokeCog(settings.bot, client, answers, models, votes),
         CompleteCog(settings.bot, client, answers),
         SentimentCog(settings.bot, client),
         LibraryCog(store),

@@ -30,13 +30,17 @@ def is_own(model_id: str) -> bool:
     return model_id.startswith(OWN_PREFIXES)
 
 
+def opening(topic: str | None = None) -> str:
+    """Return how a joke begins in the format that our models are trained on."""
+    return f"JOKE about {topic}:" if topic else "JOKE:"
+
+
 def joke_prompt(model_id: str, topic: str | None = None) -> Prompt:
     """Build the prompt for one joke; `topic` is a few words, or nothing."""
-    opening = f"JOKE about {topic}:" if topic else "JOKE:"
     if is_own(model_id):
-        return Prompt(opening, ("\nJOKE",))
+        return Prompt(opening(topic), ("\nJOKE",))
     lines = [f"JOKE about {about}: {joke}" if topic else f"JOKE: {joke}" for about, joke in EXAMPLES]
-    return Prompt("\n".join([*lines, opening]), ("\n",))
+    return Prompt("\n".join([*lines, opening(topic)]), ("\n",))
 
 
 def clean_topic(topic: str | None) -> str | None:

@@ -4,12 +4,14 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import discord
 from discord import app_commands
 from discord.ext import commands
 
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_command
 from bot.cogs.model_words import gone
+from bot.cogs.votes import VotesCog
 from bot.config import BotSettings
 from bot.errors import BadInput, ModelMissing
 from bot.prompts import clean_topic, joke_prompt
@@ -26,8 +28,11 @@ TOPIC_LIMIT = 100  # characters
 class JokeCog(commands.Cog, name="Jokes"):
     """Tells jokes."""
 
-    def __init__(self, settings: BotSettings, client: ServiceClient, answers: Answers, models: GuildModel) -> None:
+    def __init__(
+        self, settings: BotSettings, client: ServiceClient, answers: Answers, models: GuildModel, votes: VotesCog
+    ) -> None:
         self._settings, self._client, self._answers, self._models = settings, client, answers, models
+        self._votes = votes
 
     @hybrid_command("Tell a joke.", usage="[about something]")
     @app_commands.describe(topic="What it should be about; leave empty for any joke.")
@@ -39,7 +44,11 @@ class JokeCog(commands.Cog, name="Jokes"):
         guild_id = ctx.guild.id if ctx.guild else None
         telling = Telling(await self._models.live(guild_id))
         asked = self._ask(telling, about, user_key(guild_id, ctx.author.id))
-        await self._answers.stream(ctx, asked, telling.render)
+
+        async def ballot(text: str, message: discord.Message) -> discord.ui.View | None:
+            return await self._votes.ballot(ctx, message.id, about, text, telling.model)
+
+        await self._answers.stream(ctx, asked, telling.render, ballot)
 
     @asynccontextmanager
     async def _ask(self, telling: "Telling", topic: str | None, user: str) -> AsyncIterator[CompletionStream]:

@@ -17,7 +17,9 @@ WHAT_IS_KEPT = (
     "• The jokes you add, with your user id and where they came from, in a database on the machine I run on.\n"
     "• Whether you agreed to training, to which text, and when.\n"
     "• Which trainings of this server's model were given your jokes, so that they can be taken out of use.\n"
-    "• Nothing else that you write: what you ask of `joke`, `complete` and `sentiment` is answered and forgotten.\n"
+    "• Jokes I told in a server, with the topic you asked for: a month, or for good once somebody votes on them.\n"
+    "• Your votes on my jokes, and how you vote in a duel until it ends.\n"
+    "• Nothing else that you write: what you ask of `complete` and `sentiment` is answered and forgotten.\n"
     "Nothing leaves the machine."
 )
 
@@ -52,7 +54,8 @@ class PrivacyCog(commands.Cog, name="Privacy"):
         await say(
             ctx,
             f"{WHAT_IS_KEPT}\n{yours}\n`/privacy withdraw` keeps your jokes out of all later training;"
-            " `/privacy delete` erases them and everything else I keep about you, models that learned from it included.",
+            " `/privacy delete` erases them and everything else I keep about you, models that learned from it"
+            " included.",
             ephemeral=True,
         )
 

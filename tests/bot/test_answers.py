@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.fake_service import Die, Fail, FakeService, Loading, Queue, Until
+from tests.support.people import is_growing
 from tests.support.stage import Stage, on_stage
 
 Json = dict[str, Any]
 
 
 def done(message: Json) -> bool:
-    """A bot's message without a button: an answer that has ended."""
-    return bool(message["author"].get("bot")) and not message["components"]
+    """A bot's message without a Stop button: an answer that has ended."""
+    return bool(message["author"].get("bot")) and not is_growing(message)
 
 
 def growing(message: Json) -> bool:

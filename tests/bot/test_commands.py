@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.support.fake_service import FakeService, card
-from tests.support.people import Person
+from tests.support.people import Person, is_growing
 from tests.support.stage import Stage, on_stage
 
 Json = dict[str, Any]
@@ -19,7 +19,7 @@ async def ask(person: Person, text: str, *, timeout_s: float = 20.0, **rest: Any
 
     def replied(message: Json) -> bool:
         reference = message.get("message_reference") or {}
-        return reference.get("message_id") == asked and not message["components"]
+        return reference.get("message_id") == asked and not is_growing(message)
 
     return await person.wait_for(replied, timeout_s)
 

@@ -259,6 +259,11 @@ class Person:
             self._interactions[str(nonce)] = {"failed": True}
 
 
+def is_growing(message: Json) -> bool:
+    """Say whether an answer is still growing: it has a Stop button."""
+    return any(part.get("label") == "Stop" for part in _walk(message["components"]))
+
+
 def _age(message: Json) -> int:
     return int(message["id"])
 
