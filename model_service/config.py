@@ -164,6 +164,15 @@ class TrainingSettings(Section):
         int | None, Field(description="CPU threads of a training run; default: half the cores.", ge=1)
     ] = None
     nice: Annotated[int, Field(description="Niceness of a training run, 0 to 19.", ge=0, le=19)] = 10
+    rest: Annotated[
+        float,
+        Field(
+            description="While people are being answered a run rests after each step, this many times as long as the "
+            "step took; 0: it does not.",
+            ge=0,
+            le=100,
+        ),
+    ] = 6.0
     reserve: Annotated[
         Literal["auto", "none"] | Size,
         Field(

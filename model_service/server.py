@@ -72,7 +72,8 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
         await asyncio.to_thread(delete_tuned, models, model_id)
         await asyncio.to_thread(said.forget, settings.home / "jobs", model_id)
 
-    jobs, uploads = Jobs(settings.home, settings.training, pool), Uploads(settings.home / "files")
+    jobs = Jobs(settings.home, settings.training, pool, busy=lambda: pool.busy)
+    uploads = Uploads(settings.home / "files")
     routers = (files.router(uploads), fine_tuning.router(jobs, uploads))
     app = create_app(pool, service=service, remove=remove, extra_routers=routers)
     server = _Server(app, grace_s, on_stop=jobs.close, after_grace=pool.close)

@@ -200,6 +200,11 @@ class Pool:
         return [(slot.spec.name, cast(Generator, slot.model)) for slot in slots if slot.spec.task == "generate"]
 
     @property
+    def busy(self) -> bool:
+        """Whether somebody is being answered, or waits for it."""
+        return any(model.num_running or model.num_waiting for _, model in self.generators())
+
+    @property
     def ready(self) -> bool:
         """Whether every start-up model answers, or would if it were asked."""
         return not self.missing()

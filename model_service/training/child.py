@@ -38,7 +38,7 @@ class Child:
             *(sys.executable, "-m", "model_service.training.worker", str(folder.path)),
             *("--models", str(models)),
             *("--threads", str(threads), "--nice", str(settings.nice), "--parent", str(os.getpid())),
-            *("--checkpoint-every-s", str(checkpoint_every_s)),
+            *("--checkpoint-every-s", str(checkpoint_every_s), "--rest", str(settings.rest)),
         ]
         with folder.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(

@@ -24,6 +24,7 @@ from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
 from model_service.training.folder import FINAL, JobFolder
 from model_service.training.orders import Order, Rows, Start, write_job
 from model_service.training.worker import DONE, REFUSED
+from model_service.training.yielding import showing
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +71,12 @@ class Jobs:
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         stop_limit_s: float = STOP_LIMIT_S,
         spawn: Spawn | None = None,
+        busy: Callable[[], bool] = lambda: False,
     ) -> None:
+        """Take them up with `start`. busy: whether people are being answered, so that a run steps aside."""
         home = home.resolve()  # the child is given whole paths
         self._folder, self._models = home / "jobs", home / "models"
-        self._pool, self._stop_limit_s = pool, stop_limit_s
+        self._pool, self._stop_limit_s, self._busy = pool, stop_limit_s, busy
         self._spawn = spawn or (lambda folder: Child.start(folder, self._models, settings, checkpoint_every_s))
         self._changing = asyncio.Lock()  # held while a status goes from one to the next
         self._work = asyncio.Event()
@@ -242,16 +245,17 @@ class Jobs:
 
     async def _run_child(self, folder: JobFolder) -> int:
         """Run one child to its end; leaving early (the service stops) ends it at a checkpoint."""
-        child = await self._spawn(folder)
-        log.info("job %s runs as process %d", folder.id, child.pid)
-        self._child = child
-        try:
-            if self._wish is not None:  # it came while the process was being started
-                return await child.stop(self._stop_limit_s)
-            return await child.wait()
-        finally:
-            self._child = None
-            await child.stop(self._stop_limit_s)
+        async with showing(folder.path, self._busy):
+            child = await self._spawn(folder)
+            log.info("job %s runs as process %d", folder.id, child.pid)
+            self._child = child
+            try:
+                if self._wish is not None:  # it came while the process was being started
+                    return await child.stop(self._stop_limit_s)
+                return await child.wait()
+            finally:
+                self._child = None
+                await child.stop(self._stop_limit_s)
 
     async def _adopt(self, folder: JobFolder) -> None:
         """Let the finished model answer under its name."""

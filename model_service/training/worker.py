@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from model_service.training.folder import JobFolder
+from model_service.training.yielding import Courtesy
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--nice", type=int, default=0)
     parser.add_argument("--parent", type=int, default=os.getppid(), help="stop when this is no longer the parent")
     parser.add_argument("--checkpoint-every-s", type=float, default=30.0)
+    parser.add_argument("--rest", type=float, default=0.0, help="after each step while people are answered, in steps")
     return parser.parse_args(arguments)
 
 
@@ -80,9 +82,8 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     try:
         training = ClassifierTraining if folder.job["request"].get("method") == "classify" else Finetune
-        run = training(
-            folder, options.models, check=_checker(options.parent), checkpoint_every_s=options.checkpoint_every_s
-        )
+        check = Courtesy(folder.path, options.rest, _checker(options.parent))
+        run = training(folder, options.models, check=check, checkpoint_every_s=options.checkpoint_every_s)
         run.run()
     except Interrupted:
         log.info("interrupted; a checkpoint is written")

@@ -359,3 +359,17 @@ async def test_closing_closes_all_also_what_drains_and_what_is_being_loaded() ->
         pool.generating("c")
     with pytest.raises(ModelFailed, match="the service is stopping"):
         await pool.load(spec("e"))
+
+
+async def test_the_pool_is_busy_while_somebody_is_answered_or_waits_for_it() -> None:
+    pool = Pool(Shelf())
+    pool.expect([spec("a"), spec("b")])
+    for name in ("a", "b"):
+        await source_of(pool, name)
+    (_, first), (_, second) = pool.generators()
+    seen = []
+    for running, waiting in ((0, 0), (1, 0), (0, 1)):
+        first.num_running, first.num_waiting = 0, 0  # type: ignore[misc]
+        second.num_running, second.num_waiting = running, waiting  # type: ignore[misc]
+        seen.append(pool.busy)
+    assert seen == [False, True, True]
