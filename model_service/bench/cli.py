@@ -164,6 +164,36 @@ def pipeline(
 
 
 @app.command()
+def train(
+    model: OneModel = "gpt2",
+    jokes: Annotated[int, typer.Option(help="Jokes in a step.", min=1)] = 8,
+    steps: Annotated[int, typer.Option(help="Steps in a round.", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Alternating rounds.", min=1)] = 3,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """Training on packed jokes beside transformers' Trainer: tokens of jokes per second, and peak memory."""
+    from model_service.bench.train import measure
+
+    _run([lambda session: measure(model, jokes, steps, rounds, session)], device, cache, as_json)
+
+
+@app.command("yield")
+def beside_training(
+    streams: Annotated[int, typer.Option(help="Streams at once.", min=1)] = 16,
+    rounds: Rounds = 3,
+    as_json: AsJson = False,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """How much of its speed the service keeps while a training run is at work on the same machine."""
+    from model_service.bench.beside_training import measure
+
+    _run([lambda session: measure(streams, rounds, session)], device, cache, as_json)
+
+
+@app.command()
 def profile(model: OneModel = "gpt2", as_json: AsJson = False, cache: Cache = None) -> None:
     """Where the time of a step goes, phase by phase, with int8 weights on the CPU."""
     from model_service.bench.profile import measure

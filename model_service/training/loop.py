@@ -113,7 +113,7 @@ class Loop:
                 if self.step == self.total_steps or self._has_stopped_learning():
                     break
                 self._check()
-                self._train_step()
+                self.train_step()
                 if time.monotonic() - self._saved_at > self._checkpoint_every_s and not self._is_look_due():
                     self.save()
         except NotFinite as error:
@@ -150,7 +150,8 @@ class Loop:
         allowed = [self.is_allowed(look) for look in trained]
         return cross_fit([look.nats for look in trained], allowed if any(allowed) else [True] * len(allowed))
 
-    def _train_step(self) -> None:
+    def train_step(self) -> None:
+        """Learn from the next batch. Raises NotFinite, or TrainingFailed without the memory for a row."""
         batch = self._objective.batch(self._picked(self.step))
         loss = self._within_memory(lambda max_rows: self._gradients(batch, max_rows), batch.num_rows)
         learning_rate = self._recipe.lr_at(self.step, self.total_steps)
