@@ -119,6 +119,9 @@ def import_(
     no_header: Annotated[
         bool, typer.Option("--no-header", help="The first line is a joke; columns are 1, 2, 3.")
     ] = False,
+    no_quotes: Annotated[
+        bool, typer.Option("--no-quotes", help="Quotation marks in a CSV or TSV are parts of the texts.")
+    ] = False,
     split: Annotated[str, typer.Option(help="Which part of a data set of the hub.")] = "train",
     subset: Annotated[
         str | None, typer.Option(help="Which subset of a data set of the hub, where it has some.")
@@ -129,7 +132,7 @@ def import_(
     from bot.importing_command import Request, import_jokes
     from bot.importing_records import TextOptions
 
-    text = TextOptions(encoding, skip_broken, has_header=not no_header)
+    text = TextOptions(encoding, skip_broken, has_header=not no_header, has_quotes=not no_quotes)
     request = Request(source, tuple(column or ()), guild, licence, dry_run, text, split, subset)
     raise SystemExit(import_jokes(settings, request))
 

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from bot.importing_records import BadColumn
 
 OBVIOUS = ("joke", "jokes", "text", "joketext", "shortjoke", "completion", "content", "body")
+PAIRS = (("setup", "punchline"), ("setup", "delivery"), ("question", "answer"), ("title", "selftext"))
 MAX_SHOWN = 20
 
 
 def choose(name: str, columns: Sequence[str], asked: Sequence[str], *, how: str = "--column") -> tuple[str, ...]:
     """Return the columns to join into a joke. Raises BadColumn with a sentence; `how` is what people type for one."""
+    if not columns:
+        raise BadColumn(f"There are no columns in {name}.")
     if asked:
         return tuple(_found(name, columns, column, how) for column in asked)
     obvious = [c for c in columns if _plain(c) in OBVIOUS]
@@ -26,8 +29,17 @@ def choose(name: str, columns: Sequence[str], asked: Sequence[str], *, how: str 
     why = f"several columns could be it ({_shown(obvious)})" if obvious else "no column's name says so"
     raise BadColumn(
         f"Which column of {name} holds the jokes? I cannot tell: {why}. It has {_shown(columns)}."
-        f" Say it like this: {how} {_quoted((obvious or list(columns))[0])}"
+        f" Say it like this: {how} {_suggested(columns, obvious, how)}"
     )
+
+
+def _suggested(columns: Sequence[str], obvious: Sequence[str], how: str) -> str:
+    """Suggest one that could be it; of a joke in two columns, both."""
+    by_name = {_plain(column): column for column in columns}
+    pair = next((pair for pair in PAIRS if all(name in by_name for name in pair)), None)
+    if pair is None or obvious or how != "--column":
+        return _quoted((obvious or list(columns))[0])
+    return f" {how} ".join(_quoted(by_name[name]) for name in pair)
 
 
 def _found(name: str, columns: Sequence[str], asked: str, how: str) -> str:

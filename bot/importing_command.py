@@ -21,7 +21,7 @@ from bot.errors import BotError
 from bot.importing import Plan, Tally, run
 from bot.importing_columns import choose
 from bot.importing_hub import PREFIX, HubRows, open_hub
-from bot.importing_records import BadColumn, BadSource, TextOptions
+from bot.importing_records import BROKEN_QUOTES, BadColumn, BadSource, TextOptions
 from bot.importing_sources import Source, open_file
 from bot.store import Store, StoreFailed
 from bot.store.bulk import GLOBAL, Bulk
@@ -158,6 +158,8 @@ def _print(lines: list[str]) -> None:
 
 
 def _print_end(plan: Plan, tally: Tally) -> None:
+    if tally.rejected[BROKEN_QUOTES]:
+        _print(["If all quotation marks are parts of the texts, --no-quotes takes them as they are."])
     if plan.dry_run:
         _print(["For example:"] if tally.samples else [])
         _print([f"  {_one_line(sample)}" for sample in tally.samples])

@@ -25,7 +25,11 @@ ALONE = "\x1f"  # separates the columns of a file that has one: nothing
 
 
 class BadSource(BadInput):
-    """A source cannot be read; the sentence says why, and what would help."""
+    """A source cannot be read; `sentence` says why, `option` which option of the terminal would help."""
+
+    def __init__(self, sentence: str, option: str = "") -> None:
+        super().__init__(f"{sentence} {option}".strip())
+        self.sentence = sentence
 
 
 class BadColumn(BadSource):
@@ -33,14 +37,14 @@ class BadColumn(BadSource):
 
 
 class NotDecoded(BadSource):
-    """A line is not text in the encoding that was named; `line` counts from 1."""
+    """A line is not text in the encoding that was named."""
 
     def __init__(self, name: str, line: int, encoding: str) -> None:
         super().__init__(
-            f"Line {line:,} of {name} is not {encoding.removesuffix('-sig').upper()} text. If the whole file has"
-            " another encoding, say which (--encoding cp1252 is common); --skip-broken leaves such lines out."
+            f"Line {line:,} of {name} is not {encoding.removesuffix('-sig').upper()} text.",
+            "If the whole file has another encoding, say which (--encoding cp1252 is common);"
+            " --skip-broken leaves such lines out.",
         )
-        self.line = line
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class TextOptions:
     encoding: str | None = None
     skip_broken: bool = False
     has_header: bool = True
+    has_quotes: bool = True  # False: quotation marks are part of the texts
 
 
 class TextTable:
@@ -69,13 +74,16 @@ class TextTable:
         self._kind, self._open, self._options = kind, open_bytes, options
         self.columns: list[str] = []
         seen: dict[str, None] = {}
-        num_rows = 0
+        num_rows, broken = 0, None
         for record in self.records(()):
             num_rows += 1
+            broken = broken or (record if record.broken else None)
             if kind == "jsonl" and len(seen) < MAX_COLUMNS:
                 seen.update(dict.fromkeys(record.values))
         self.total: int | None = num_rows
         self.columns = self.columns or list(seen)
+        if broken and not self.columns:
+            raise BadSource(f"No row of {name} can be read. Line {broken.line:,}: {broken.broken}.")
 
     def records(self, columns: Sequence[str]) -> Iterator[Record]:
         """Yield every row, with all of its columns. Raises BadSource."""
@@ -98,7 +106,10 @@ class TextTable:
         first = next(lines, "")
         separator = max(SEPARATORS[self._kind], key=first.count)
         reader = csv.reader(
-            _with_first(first, lines), delimiter=separator if separator in first else ALONE, strict=True
+            _with_first(first, lines),
+            delimiter=separator if separator in first else ALONE,
+            quoting=csv.QUOTE_MINIMAL if self._options.has_quotes else csv.QUOTE_NONE,
+            strict=True,
         )
         columns: list[str] = []
         for line, row in self._rows(reader):
@@ -123,13 +134,20 @@ class TextTable:
             except StopIteration:
                 return
             except csv.Error as error:
-                if "unexpected end" in str(error) or "field limit" in str(error):
-                    raise BadSource(
-                        f"A quotation mark that opens in line {line:,} of {self.name} never closes. Write quotation"
-                        ' marks inside a text twice (""), then import the file again.'
-                    ) from error
+                self._refuse(str(error), line)
             if row != []:
                 yield line, row
+
+    def _refuse(self, error: str, line: int) -> None:
+        """Raise BadSource for what makes the rest of the file unreadable."""
+        if "unexpected end" in error or "field limit" in error:
+            raise BadSource(
+                f"A quotation mark that opens in line {line:,} of {self.name} never closes. Write quotation marks"
+                ' inside a text twice ("").',
+                "If all of them are parts of the texts: --no-quotes.",
+            )
+        if "new-line character" in error:
+            raise BadSource(f"{self.name} has the line ends of old Macs. Save it with those of Unix or Windows.")
 
 
 def _with_first(first: str, lines: Iterator[str]) -> Iterator[str]:

@@ -39,11 +39,9 @@ async def import_file(store: Store, guild_id: int, file: discord.Attachment, col
         plan = Plan(columns, guild_id, f"not stated ({name})", licence.strip() or None)
         await run(source, plan, store.bulk, tally)
     except NotDecoded as error:
-        raise BadInput(
-            f"Line {error.line:,} of {name} is not UTF-8 text. Save the file as UTF-8, then try again."
-        ) from error
+        raise BadInput(f"{error.sentence} Save the file as UTF-8, then try again.") from error
     except BadSource as error:
-        raise BadInput(sanitise(str(error))) from error
+        raise BadInput(sanitise(error.sentence)) from error
     if not tally.is_useful:
         raise BadInput(f"{summary(name, tally)}\nNot one row was a joke. Is it the right column?")
     return summary(name, tally)

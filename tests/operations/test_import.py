@@ -168,6 +168,7 @@ def test_the_column_is_the_one_that_is_named_or_the_obvious_one(
     ("columns", "asked", "sentence"),
     [
         (("id", "Titel"), (), "holds the jokes? I cannot tell: no column's name says so. It has id, Titel. Say"),
+        (("setup", "punchline"), (), "Say it like this: --column setup --column punchline"),
         (("text", "joke"), (), "it (text, joke). It has text, joke. Say it like this: --column text"),
         (("id", "Der Witz"), ("witz",), "j.csv has no column 'witz'. It has id, \"Der Witz\". Choose with --column."),
         (("Why did the hen cross? It was late.",), (), "looks like a joke, not like the name of a column"),
@@ -214,6 +215,18 @@ def test_broken_lines_are_counted_with_their_reason(shell: Shell, tmp_path: Path
     assert shell.texts()[1:] == ["A second good joke"]
 
 
+def test_quotation_marks_can_be_taken_as_they_are(shell: Shell, tmp_path: Path) -> None:
+    path = write(tmp_path / "j.tsv", 'id\ttext\n1\t"Moo" said the cow\n2\t"Moo, said another\n3\tA calf\n')
+    ended = shell.load(path)
+    assert ended.code == 1
+    assert "never closes. Write quotation marks inside a text twice" in ended.err
+    assert "--no-quotes" in ended.err
+    assert shell.load(path, text=TextOptions(has_quotes=False)).code == 0
+    assert shell.texts() == ['"Moo" said the cow', '"Moo, said another', "A calf"]
+    some = write(tmp_path / "some.csv", 'id,text\n1,"Moo" said a bull\n2,An ox\n')
+    assert "If all quotation marks are parts of the texts, --no-quotes takes them" in shell.load(some).out
+
+
 def test_another_encoding_stops_before_anything_is_written_and_both_ways_on_work(shell: Shell, tmp_path: Path) -> None:
     path = many(tmp_path / "j.csv", 1500)
     path.write_bytes(path.read_bytes() + "Der Käse ist löchrig.\r\n".encode("cp1252"))
@@ -237,6 +250,8 @@ def test_another_encoding_stops_before_anything_is_written_and_both_ways_on_work
         ("j.jsonl", b"\n\n", "There are no rows in j.jsonl."),
         ("j.csv", b'id,joke\n1,fine\n2,"never closed\n3,also fine\n', "that opens in line 3 of j.csv never closes"),
         ("j.csv", b'id,joke\n1,"' + b"never closed\n" * 20_000, "that opens in line 2 of j.csv never closes"),
+        ("j.csv", b"joke\rOld one\rOld two\r", "j.csv has the line ends of old Macs."),
+        ("j.jsonl", b"[1]\n{\n", "No row of j.jsonl can be read. Line 1: a line that is not a JSON object."),
         ("j.csv", b"\x89PNG\r\n\x1a\n\x00", "Line 1 of j.csv is not UTF-8 text."),
         ("j.csv", b"joke\n" + b"x" * 2**21, "Line 2 of j.csv is over 1 MiB long"),
         ("j.csv", b"\xff\xfej\x00o\x00k\x00e\x00\n\x00\x00", "j.csv is not UTF-16 text all the way through."),
