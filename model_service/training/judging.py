@@ -62,21 +62,28 @@ def evaluation(
     general_characters = evaluate.num_characters(material.general, base.tokenizer)
     general_tokens = evaluate.num_labelled(material.general)
 
-    def figures(nats: float, general: float, texts: Sequence[str]) -> Figures:
+    def figures(nats: float, general: float, texts: Sequence[str], verbatim_rate: float) -> Figures:
         return Figures(
             loss=nats / float(evidence.tokens.sum()),
             bits_per_char=evaluate.bits_per_character(nats, characters),
             general_loss=general,
             general_bits_per_char=evaluate.bits_per_character(general * general_tokens, general_characters),
             distinct_2=evaluate.distinct_2(texts),
-            verbatim_rate=evaluate.verbatim_rate(texts, jokes),
+            verbatim_rate=verbatim_rate,
             filter_hits=sum(map(is_held_back, texts)),
         )
 
     before, after = heard
     return {
-        "before": asdict(figures(float(evidence.before.sum()), evidence.general_before, before)),
-        "after": asdict(figures(float(evidence.after.sum()), evidence.general_after, after)),
+        "before": asdict(
+            figures(
+                float(evidence.before.sum()),
+                evidence.general_before,
+                before,
+                evaluate.verbatim_rate(before, jokes),
+            )
+        ),
+        "after": asdict(figures(float(evidence.after.sum()), evidence.general_after, after, evidence.verbatim_rate)),
         "num_held_out": len(material.held_out),
         "num_general": len(material.general),
         "num_samples": len(after),

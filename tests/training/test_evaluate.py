@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -49,6 +50,20 @@ def test_a_run_across_two_jokes_is_no_copy() -> None:
     library = "abcdefghijklmnop\nqrstuvwxyzabcdef"
     assert not is_copy("ijklmnopqrstuvwx", library)
     assert is_copy("abcdefghijklmnop", library)
+
+
+def test_copies_are_what_trying_every_run_finds() -> None:
+    random = Random(3)
+    jokes = ["".join(random.choices("abc", k=40)) for _ in range(60)]
+    library = "\n".join(jokes)
+    found = 0
+    for _ in range(300):
+        joke, start, size = random.choice(jokes), random.randrange(20), random.randint(8, 20)
+        text = "".join(random.choices("abc", k=4)) + joke[start : start + size] + "".join(random.choices("abc", k=6))
+        longest = max(j - i for i in range(len(text)) for j in range(i, len(text) + 1) if text[i:j] in library)
+        assert is_copy(text, library) == (longest > 0.6 * len(text) and len(text) >= 16), text
+        found += is_copy(text, library)
+    assert 50 < found < 250
 
 
 @pytest.mark.usefixtures("one_thread")
