@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -122,16 +122,22 @@ def report(model: str, streams: int, found: Rounds, machine: Machine) -> Report:
     return Report("serve", title, COLUMNS, [row], objects, (f"Machine: {machine.line}.",))
 
 
+def running_service(model: BenchModel, streams: int, session: Session) -> AbstractContextManager[Service]:
+    """Run the real service with one model and a slot for each stream."""
+    devices = "auto" if session.gpu else ["cpu"]
+    return service_on(
+        f"[service]\nmax_num_seqs = {streams}\n\n[[service.models]]\nname = {json.dumps(model.name)}\n"
+        f"source = {json.dumps(str(model.folder))}\ndevices = {json.dumps(devices)}\n",
+        session,
+    )
+
+
 @contextmanager
-def running_service(model: BenchModel, streams: int, session: Session) -> Iterator[Service]:
-    """Run the real service with one model and a slot for each stream; yields it once it is ready."""
+def service_on(toml: str, session: Session) -> Iterator[Service]:
+    """Run the real service with these settings; yields it once it is ready."""
     with tempfile.TemporaryDirectory(prefix="pl-") as name:  # a socket's path must be short
         home = Path(name)
-        devices = "auto" if session.gpu else ["cpu"]
-        (home / "punchline.toml").write_text(
-            f"[service]\nmax_num_seqs = {streams}\n\n[[service.models]]\nname = {json.dumps(model.name)}\n"
-            f"source = {json.dumps(str(model.folder))}\ndevices = {json.dumps(devices)}\n"
-        )
+        (home / "punchline.toml").write_text(toml)
         env = {k: v for k, v in os.environ.items() if not k.startswith(("PUNCHLINE_", "DISCORD_"))}
         with (
             session.log.open("ab") as log,
