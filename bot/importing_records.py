@@ -2,6 +2,11 @@
 
 Nothing is guessed and nothing is cut: a row with a column too many is a broken row, not a shorter joke. What makes the
 rest of a file unreadable (another encoding, a quotation mark that never closes) is a BadSource with the line's number.
+
+BadInput (bot.errors)
+└── BadSource         cannot be read; the sentence says why
+    ├── NotDecoded    a line is not text in the encoding that was named
+    └── BadColumn     the column with the jokes must be named, or is not there
 """
 
 import codecs

@@ -144,9 +144,8 @@ def read_terminal(terminal: int) -> str:
 
 def test_a_full_disk_stops_with_a_sentence_and_what_is_in_stays(tmp_path: Path) -> None:
     many(tmp_path / "j.csv", 12_000)
-    code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000)); from bot.cli import app; app()"
-    )
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))"
+    code = f"{limit}; from bot.cli import app; app()"
     argv = [sys.executable, "-c", code, "import", "j.csv"]
     ended = subprocess.run(argv, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=80)
     assert ended.returncode == 1
