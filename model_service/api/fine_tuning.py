@@ -30,7 +30,11 @@ def router(jobs: Jobs, uploads: Uploads) -> APIRouter:
         """Queue a job."""
         order = request.order()
         by_method: dict[Method, Callable[[str, str], Rows]]
-        by_method = {"supervised": uploads.supervised_rows, "classify": uploads.labelled_rows}
+        by_method = {
+            "supervised": uploads.supervised_rows,
+            "classify": uploads.labelled_rows,
+            "dpo": uploads.preferred_rows,
+        }
         read = by_method[order.method]
         rows = await asyncio.to_thread(read, order.training_file, "training_file")
         validation = None

@@ -30,6 +30,13 @@ def _check_multiplier(value: Any) -> Any:
     return value if value == "auto" else float(value)
 
 
+def _check_beta(value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 2
+    if value != "auto" and not number:
+        raise wrong('it must be "auto" or a number above 0, at most 2')
+    return value if value == "auto" else float(value)
+
+
 def _check_switch(value: Any) -> Any:
     if not isinstance(value, bool):
         raise wrong("it must be true or false")
@@ -66,30 +73,39 @@ class Trained(WireRequest):
     hyperparameters: Hyperparameters | None = None
 
 
+class PreferenceHyperparameters(Hyperparameters):
+    """The same, and how dear it is to move away from the model it starts from."""
+
+    beta: Annotated[float | Auto, BeforeValidator(_check_beta)] = "auto"
+
+
+class TrainedOnPreferences(WireRequest):
+    """`method.dpo`."""
+
+    adapter: Adapter = "lora"
+    hyperparameters: PreferenceHyperparameters | None = None
+
+
 class MethodOf(WireRequest):
-    """`method`. `dpo` is named in the API and refused until it works."""
+    """`method`."""
 
     type: Literal["supervised", "classify", "dpo"] = "supervised"
     supervised: Trained | None = None
     classify: Trained | None = None
-    dpo: dict[str, Any] | None = None
+    dpo: TrainedOnPreferences | None = None
 
     @model_validator(mode="after")
     def _has_the_settings_of_its_type(self) -> Self:
-        if self.type == "dpo":
-            raise wrong(
-                "this service cannot learn from preferences yet; method.type must be supervised or classify",
-                "method.type",
-            )
         others = {"supervised": self.supervised, "classify": self.classify, "dpo": self.dpo}
         if any(given is not None for name, given in others.items() if name != self.type):
             raise wrong(f"the settings of method do not belong to its type, which is {self.type}", "method")
         return self
 
     @property
-    def chosen(self) -> Trained:
+    def chosen(self) -> Trained | TrainedOnPreferences:
         """The settings of its type."""
-        return (self.classify if self.type == "classify" else self.supervised) or Trained()
+        given = {"supervised": self.supervised, "classify": self.classify, "dpo": self.dpo}
+        return given[self.type] or Trained()
 
 
 class JobRequest(WireRequest):
@@ -113,7 +129,6 @@ class JobRequest(WireRequest):
 
     def order(self) -> Order:
         """Return what the jobs need of it."""
-        assert self.method.type != "dpo"
         chosen = self.method.chosen.hyperparameters or self.hyperparameters or Hyperparameters()
         return Order(
             model=self.model,
@@ -127,5 +142,6 @@ class JobRequest(WireRequest):
             batch_size=chosen.batch_size,
             learning_rate_multiplier=chosen.learning_rate_multiplier,
             gradient_checkpointing=chosen.gradient_checkpointing,
+            beta=chosen.beta if isinstance(chosen, PreferenceHyperparameters) else "auto",
             metadata=self.metadata,
         )

@@ -28,6 +28,7 @@ from typing import Any, Literal
 from model_service.training import durable
 from model_service.training.examples import Row
 from model_service.training.labelled import Labelled
+from model_service.training.preferences import Preferred
 
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
 KEPT_CHECKPOINTS = 2  # the newest; one would be lost while it is being replaced
@@ -96,7 +97,7 @@ class JobFolder:
         """Say why the job cannot end well. Only the child calls this."""
         durable.write_json(self.path / "failure.json", {"message": message, "code": code})
 
-    def write_rows(self, name: str, rows: Iterable[Row | Labelled]) -> None:
+    def write_rows(self, name: str, rows: Iterable[Row | Labelled | Preferred]) -> None:
         """Write `train` or `held_out` rows, one JSON object a line."""
         lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
         durable.write_text(self.path / f"{name}.jsonl", "".join(lines))

@@ -14,6 +14,7 @@ from model_service.training import disk, durable, registry
 from model_service.training.examples import Row, split, too_few
 from model_service.training.folder import JobFolder
 from model_service.training.labelled import Labelled, label_order, split_labelled
+from model_service.training.preferences import Preferred, split_preferred
 from model_service.training.recipe import Adapter, Auto, Method, Recipe, resolve
 
 
@@ -44,6 +45,7 @@ class Order:
     batch_size: int | Auto = "auto"
     learning_rate_multiplier: float | Auto = "auto"
     gradient_checkpointing: bool = False
+    beta: float | Auto = "auto"
     metadata: dict[str, str] = field(default_factory=dict)
 
 
@@ -51,19 +53,21 @@ class Order:
 class Parts:
     """What a job learns from, by side, and what else its job.json says of it."""
 
-    train: Sequence[Row | Labelled]
-    held_out: Sequence[Row | Labelled]
+    train: Sequence[Row | Labelled | Preferred]
+    held_out: Sequence[Row | Labelled | Preferred]
     counts: dict[str, Any]
     more: dict[str, Any] = field(default_factory=dict)
 
 
-Rows = Sequence[Row] | Sequence[Labelled]
+Rows = Sequence[Row] | Sequence[Labelled] | Sequence[Preferred]
 
 
 def write_job(jobs: Path, order: Order, start: Start, rows: Rows, validation: Rows | None) -> JobFolder:
     """Divide the rows, settle the recipe, and write a new job's folder in one step. Raises RequestRefused."""
     if order.method == "classify":
         parts = _labelled_parts(start, cast(Sequence[Labelled], rows), cast(Sequence[Labelled] | None, validation))
+    elif order.method == "dpo":
+        parts = _preferred_parts(cast(Sequence[Preferred], rows), cast(Sequence[Preferred] | None, validation))
     else:
         parts = _joke_parts(cast(Sequence[Row], rows), cast(Sequence[Row] | None, validation))
     return _write(jobs, order, start, parts)
@@ -82,6 +86,11 @@ def _labelled_parts(start: Start, rows: Sequence[Labelled], validation: Sequence
     labels, keeps_head = label_order(parts.labels, config)
     counts = {"duplicates": parts.num_duplicates, "contradictions": parts.num_contradictions}
     return Parts(parts.train, parts.held_out, counts, {"labels": labels, "keeps_head": keeps_head})
+
+
+def _preferred_parts(rows: Sequence[Preferred], validation: Sequence[Preferred] | None) -> Parts:
+    parts = split_preferred(rows, validation)
+    return Parts(parts.train, parts.held_out, {"duplicates": parts.num_left_out})
 
 
 def _write(jobs: Path, order: Order, start: Start, parts: Parts) -> JobFolder:
@@ -135,4 +144,6 @@ def _recipe(order: Order, num_train: int) -> Recipe:
         batch_size=order.batch_size,
         learning_rate_multiplier=order.learning_rate_multiplier,
         gradient_checkpointing=order.gradient_checkpointing,
+        method=order.method,
+        beta=order.beta,
     )

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 Adapter = Literal["lora", "full"]
-Method = Literal["supervised", "classify"]
+Method = Literal["supervised", "classify", "dpo"]
 Auto = Literal["auto"]
 Precision = Literal["float32", "bfloat16", "float16"]  # of the passes; what is trained is float32 in all of them
 
 PEAK_LR: dict[Adapter, float] = {"lora": 1e-3, "full": 1.5e-4}
+PREFERENCE_SHARE = 0.2  # of that rate, for dpo: it begins at a model that is good already
+BETA = 0.1  # of dpo: how dear it is to move away from the model the job started from; the paper's choice
 AUTO_BATCH_SIZE = 16
 AUTO_STEPS = 160  # about what a few hundred jokes need; fewer jokes are seen more often
 MAX_AUTO_EPOCHS = 12
@@ -38,6 +40,7 @@ class Recipe:
     evaluations: int = EVALUATIONS
     patience: int = PATIENCE
     precision: Precision | Auto = "auto"  # auto: the fastest on the device, measured
+    beta: float = BETA  # of dpo
     gradient_checkpointing: bool = False  # computes activations twice instead of keeping them
 
     def total_steps(self, num_train: int) -> int:
@@ -64,12 +67,21 @@ def resolve(
     batch_size: int | Auto = "auto",
     learning_rate_multiplier: float | Auto = "auto",
     gradient_checkpointing: bool = False,
+    method: Method = "supervised",
+    beta: float | Auto = "auto",
 ) -> Recipe:
     """Fill in what was left to us."""
     batch = AUTO_BATCH_SIZE if batch_size == "auto" else batch_size
     auto_epochs = max(1, min(MAX_AUTO_EPOCHS, round(AUTO_STEPS * batch / num_train)))
     epochs = auto_epochs if n_epochs == "auto" else n_epochs
     multiplier = 1.0 if learning_rate_multiplier == "auto" else learning_rate_multiplier
+    peak = PEAK_LR[adapter] * (PREFERENCE_SHARE if method == "dpo" else 1.0)
     return Recipe(
-        adapter, epochs, batch, PEAK_LR[adapter] * multiplier, seed, gradient_checkpointing=gradient_checkpointing
+        adapter,
+        epochs,
+        batch,
+        peak * multiplier,
+        seed,
+        beta=BETA if beta == "auto" else beta,
+        gradient_checkpointing=gradient_checkpointing,
     )

@@ -16,6 +16,7 @@ from model_service.errors import NotFound, RequestRefused, TooLarge
 from model_service.training import durable
 from model_service.training.examples import BrokenFile, Row, check, read_rows
 from model_service.training.labelled import Labelled, read_labelled
+from model_service.training.preferences import Preferred, read_preferred
 
 MAX_FILE_BYTES = 64 * 2**20  # some 200,000 jokes
 MAX_NAME_LEN = 200
@@ -96,6 +97,17 @@ class Uploads:
                 code="wrong_file_shape",
             )
         return read_labelled(self.content(file_id))
+
+    def preferred_rows(self, file_id: str, param: str) -> list[Preferred]:
+        """Read the rows of a prompt/chosen/rejected file. Raises NotFound, or RequestRefused for another shape."""
+        shape = self.get(file_id)["shape"]
+        if shape != "dpo":
+            raise RequestRefused(
+                f"{param} is a {shape} file; learning from preferences needs rows with prompt, chosen and rejected.",
+                param=param,
+                code="wrong_file_shape",
+            )
+        return read_preferred(self.content(file_id))
 
     def list(self) -> list[dict[str, Any]]:
         """Return every record, newest first."""

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from model_service.training.folder import JobFolder
 from model_service.training.yielding import Courtesy
@@ -78,10 +79,12 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
     from model_service.training.finetune import Finetune
     from model_service.training.loop import Interrupted, TrainingFailed
     from model_service.training.out_of_memory import is_out_of_memory
+    from model_service.training.preference_training import PreferenceTraining
 
     torch.set_num_threads(options.threads)
     try:
-        training = ClassifierTraining if folder.job["request"].get("method") == "classify" else Finetune
+        others = {"classify": ClassifierTraining, "dpo": PreferenceTraining}
+        training: Any = others.get(folder.job["request"].get("method"), Finetune)
         check = Courtesy(folder.path, options.rest, _checker(options.parent))
         run = training(folder, options.models, check=check, checkpoint_every_s=options.checkpoint_every_s)
         run.run()

@@ -126,7 +126,12 @@ async def test_hyperparameters_may_stand_in_either_place(client: httpx.AsyncClie
         ),
         ({"method": {"type": "classify", "supervised": {}}}, "method", "do not belong to its type, which is classify"),
         ({"hyperparameters": {"gradient_checkpointing": 1}}, "hyperparameters.gradient_checkpointing", "true or false"),
-        ({"method": {"type": "dpo"}}, "method", "cannot learn from preferences yet"),
+        ({"method": {"type": "dpo"}}, "training_file", "needs rows with prompt, chosen and rejected"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}},
+            "method.dpo.hyperparameters.beta",
+            "number above 0, at most 2",
+        ),
         ({"method": {"type": "magic"}}, "method.type", "must be"),
         ({"method": {"supervised": {"adapter": "huge"}}}, "method.supervised.adapter", "must be"),
         (
@@ -243,3 +248,21 @@ async def test_a_job_that_is_not_there_is_a_404(client: httpx.AsyncClient, route
 async def test_half_a_request_is_a_400(client: httpx.AsyncClient, body: bytes) -> None:
     answer = await client.post(JOBS, content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
+
+
+async def test_a_preference_file_starts_a_job_and_no_other_method_takes_it(client: httpx.AsyncClient) -> None:
+    lines = [
+        {"prompt": "JOKE:", "chosen": row.completion, "rejected": f" Buy {i}!", "id": row.id}
+        for i, row in enumerate(make_rows())
+    ]
+    file_id = await upload(client, "".join(json.dumps(line) + "\n" for line in lines).encode())
+    method = {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2, "n_epochs": 2}}}
+    job = (await create(client, training_file=file_id, method=method)).json()
+    assert job["method"]["type"] == "dpo"
+    assert job["method"]["dpo"]["adapter"] == "lora"
+    assert job["hyperparameters"]["n_epochs"] == 2
+    counts = job["punchline"]["counts"]
+    assert counts["train"] + counts["held_out"] + counts["duplicates"] == 100
+    status, error = await refusal(client, training_file=file_id)
+    assert (status, error["code"]) == (400, "wrong_file_shape")
+    assert "is a dpo file" in error["message"]
