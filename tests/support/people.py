@@ -20,6 +20,7 @@ import aiohttp
 from bot.playground import Playground
 
 Json = dict[str, Any]
+HEARTBEAT_S = 20.0
 
 
 class Refused(Exception):
@@ -229,6 +230,7 @@ class Person:
         await asyncio.wait([self._reader])
 
     async def _read(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        beating = asyncio.create_task(_beat(socket), name=f"heart {self._token[:6]}")
         try:
             async for message in socket:
                 frame = json.loads(message.data)
@@ -237,6 +239,7 @@ class Person:
                         self._take(frame["t"], frame["d"])
                     self._changed.notify_all()
         finally:
+            beating.cancel()
             await socket.close()
 
     def _take(self, event: str, payload: Json) -> None:
@@ -262,6 +265,13 @@ class Person:
 def is_growing(message: Json) -> bool:
     """Say whether an answer is still growing: it has a Stop button."""
     return any(part.get("label") == "Stop" for part in _walk(message["components"]))
+
+
+async def _beat(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Say now and then that the person is there, as the page does; who is silent for a minute is disconnected."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        await socket.send_json({"op": 1, "d": None})
 
 
 def _age(message: Json) -> int:
