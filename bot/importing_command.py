@@ -166,8 +166,8 @@ def _print_end(plan: Plan, tally: Tally) -> None:
         return
     if tally.new:
         _print([words.whose(plan.guild_id)])
-    if tally.new and plan.licence is None and plan.fallback_licence.startswith("not stated"):
-        _print([f"Rows that name no licence are kept as “{plan.fallback_licence}”; --licence names one."])
+    if tally.new and plan.licence is None:
+        _print([f"Rows that name no licence are kept as “{plan.fallback_licence}”; --licence names another."])
 
 
 def _one_line(text: str) -> str:

@@ -17,6 +17,7 @@ from itertools import chain, islice
 from typing import Any
 
 MAX_REASON = 400
+PAGE_LIMIT_S = 10.0
 
 
 class NotReadable(Exception):
@@ -55,7 +56,8 @@ def _serve(name: str, split: str, subset: str | None) -> None:
         rows = iter(dataset)
         first = list(islice(rows, 1))
         columns = list(dataset.column_names or (first[0] if first else ()))
-        _say({"columns": columns, "total": _total(dataset, split), "licence": dataset.info.license or None})
+        licence = dataset.info.license or _licence_of_page(name)
+        _say({"columns": columns, "total": _total(dataset, split), "licence": licence})
         wanted = json.loads(sys.stdin.readline() or "[]")
         num_rows = 0
         for row in chain(first, rows) if wanted else ():
@@ -71,6 +73,19 @@ def _serve(name: str, split: str, subset: str | None) -> None:
 def _total(dataset: Any, split: str) -> int | None:
     known = (dataset.info.splits or {}).get(split)
     return known.num_examples or None if known is not None else None
+
+
+def _licence_of_page(name: str) -> str | None:
+    """Return the licence that the data set's page names, or None where it cannot be known."""
+    import huggingface_hub
+
+    try:
+        card = huggingface_hub.HfApi().dataset_info(name, timeout=PAGE_LIMIT_S).card_data
+    except Exception:  # a page that does not answer only costs its licence, which is then said to be not stated
+        return None
+    named = card.get("license") if card is not None else None
+    licences = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return ", ".join(str(licence) for licence in licences if licence not in ("unknown", "other")) or None
 
 
 def _plain(value: object) -> object:

@@ -16,7 +16,8 @@ import pytest
 from bot.importing import BATCH
 from bot.store import GLOBAL, Store
 from tests.operations.builders import clean_environment, punchline
-from tests.operations.import_files import TEXTS, Shell, many, numbered, separated, write
+from tests.operations.import_files import TEXTS, Shell, many, numbered, separated
+from tests.support.fake_hub import fake_hub
 
 GUILD = 1001
 PEAK = """
@@ -161,15 +162,20 @@ def test_a_full_disk_stops_with_a_sentence_and_what_is_in_stays(tmp_path: Path) 
 
 
 def test_a_data_set_of_the_hub_comes_through_the_library_as_a_stream(tmp_path: Path) -> None:
-    """A folder is to the library what a repository of the hub is; nothing is fetched."""
-    folder = tmp_path / "owner" / "jokes"
-    folder.mkdir(parents=True)
-    write(folder / "train.csv", separated(numbered([*TEXTS, TEXTS[0], "x"], "Joke")))
-    env = clean_environment(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hf"))
-    ended = punchline("import", "hf:owner/jokes", cwd=tmp_path, env=env)
-    assert (ended.returncode, ended.stderr) == (0, "")
-    assert "owner/jokes, column Joke: 6 rows read\n        4  new\n        1  duplicates: 1 within" in ended.stdout
-    assert "They are global" in ended.stdout
+    files = {
+        "README.md": b"---\nlicense: cc0-1.0\n---\n",
+        "data/train.csv": separated(numbered([*TEXTS, TEXTS[0], "x"], "Joke")).encode(),
+    }
+    with fake_hub("owner/jokes", files, "cc0-1.0") as hub:
+        env = clean_environment(HF_ENDPOINT=hub.address, HF_HOME=str(tmp_path / "hf"))
+        ended = punchline("import", "hf:owner/jokes", cwd=tmp_path, env=env)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "owner/jokes, column Joke: 6 rows read\n        4  new\n        1  duplicates: 1 within" in ended.stdout
+        assert "kept as “cc0-1.0”" in ended.stdout
+        assert not list((tmp_path / "hf").rglob("*.csv")), "nothing is downloaded whole"
+        wrong = punchline("import", "hf:owner/jokes", "--split", "test", "--dry-run", cwd=tmp_path, env=env)
+    sentence = "The data set owner/jokes cannot be read: Bad split: test. Available splits: ['train'].\n"
+    assert (wrong.returncode, wrong.stderr) == (1, sentence)
 
 
 def test_a_data_set_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
