@@ -167,7 +167,11 @@ def fingerprint(row: Row) -> str:
 
 def is_held_out(row: Row, share: float = HELD_OUT_SHARE) -> bool:
     """Say on which side a row stands; the same text stands there for ever."""
-    return int(fingerprint(row)[:16], 16) < share * 2**64
+    return _is_below(fingerprint(row), share)
+
+
+def _is_below(mark: str, share: float) -> bool:
+    return int(mark[:16], 16) < share * 2**64
 
 
 def split(rows: Sequence[Row], validation: Sequence[Row] | None = None) -> Split:
@@ -175,23 +179,23 @@ def split(rows: Sequence[Row], validation: Sequence[Row] | None = None) -> Split
     seen: set[str] = set()
     if validation is None:
         unique = _first_of_each(rows, seen)
-        train = [row for row in unique if not is_held_out(row)]
-        held_out = [row for row in unique if is_held_out(row)]
+        train = [row for mark, row in unique if not _is_below(mark, HELD_OUT_SHARE)]
+        held_out = [(mark, row) for mark, row in unique if _is_below(mark, HELD_OUT_SHARE)]
     else:
         held_out = _first_of_each(validation, seen)
-        train = _first_of_each(rows, seen)
-    held_out.sort(key=fingerprint)  # an order that says nothing about the jokes, for the gate to deal them into halves
+        train = [row for _, row in _first_of_each(rows, seen)]
+    held_out.sort(key=lambda pair: pair[0])  # says nothing about the jokes: the gate deals them into halves by it
     given = len(rows) + len(validation or ())
-    return Split(train, held_out, given - len(train) - len(held_out))
+    return Split(train, [row for _, row in held_out], given - len(train) - len(held_out))
 
 
-def _first_of_each(rows: Sequence[Row], seen: set[str]) -> list[Row]:
-    """Keep the first row of each joke that is not in `seen`; what is kept is added to `seen`."""
+def _first_of_each(rows: Sequence[Row], seen: set[str]) -> list[tuple[str, Row]]:
+    """Keep the first row of each joke that is not in `seen`, with its mark; what is kept is added to `seen`."""
     kept = []
     for row in rows:
         if (mark := fingerprint(row)) not in seen:
             seen.add(mark)
-            kept.append(row)
+            kept.append((mark, row))
     return kept
 
 
