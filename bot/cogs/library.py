@@ -9,7 +9,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.cogs.hybrid import hybrid_command, hybrid_group, subcommand
-from bot.cogs.library_import import IN_A_MESSAGE, import_file
+from bot.cogs.library_import import IN_A_MESSAGE, NO_FILE, import_file
 from bot.cogs.library_words import LIST_LIMIT, SEARCH_LIMIT, added_sentence, imported_sentence, listed, overview
 from bot.errors import BadInput, NotAllowed
 from bot.store import CONSENT_TEXT, CONSENT_VERSION, Store
@@ -105,6 +105,8 @@ class LibraryCog(commands.Cog, name="Joke collection"):
         assert ctx.guild is not None
         if not is_moderator(ctx.permissions):
             raise NotAllowed
+        if file is None and (column or licence):
+            raise BadInput(NO_FILE)
         if file is None:
             await say(ctx, await self._import(ctx.guild.id))
         elif ctx.interaction is None:

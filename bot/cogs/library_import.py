@@ -22,6 +22,10 @@ IN_A_MESSAGE = (
     "A file in a message is part of the message, and Discord does not let me train on those. Use the slash command:"
     " `/jokes import` has a place for the file."
 )
+NO_FILE = (
+    "There is no file with that. `/jokes import` has a place for a CSV, TSV or JSONL file; with nothing filled in, the"
+    " starter pack comes in."
+)
 
 
 async def import_file(store: Store, guild_id: int, file: discord.Attachment, column: str, licence: str) -> str:

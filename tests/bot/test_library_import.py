@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from bot.cogs.library_import import IN_A_MESSAGE
+from bot.cogs.library_import import IN_A_MESSAGE, NO_FILE
 from tests.bot.test_commands import ask, words
 from tests.support.people import Person
 from tests.support.stage import Stage
@@ -81,6 +81,13 @@ async def test_a_file_over_the_limit_is_refused_with_the_numbers(stage: Stage, m
 
 async def test_importing_a_file_is_for_moderators(stage: Stage) -> None:
     assert "Only moderators" in await attach(stage.robin, "jokes.csv", JOKES.encode())
+    assert (await stage.store.jokes.count(stage.guild_id)).total == 0
+
+
+async def test_what_belongs_to_a_file_is_not_dropped_without_one(stage: Stage) -> None:
+    assert words(await ask(stage.morgan, "!jokes import jokes.csv")) == NO_FILE
+    await stage.morgan.command("jokes import", licence="MIT")
+    await stage.morgan.wait_for(lambda m: m["content"] == NO_FILE and m["flags"] & 64)
     assert (await stage.store.jokes.count(stage.guild_id)).total == 0
 
 
