@@ -6,6 +6,7 @@ so that is the whole prompt. A base model such as gpt2 has never seen it and is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 OWN_PREFIXES = ("jokes-mini", "ft:")
 
@@ -53,6 +54,34 @@ def clean_topic(topic: str | None) -> str | None:
             break
     cleaned = " ".join(words).strip(" .!?:,;")
     return cleaned or None
+
+
+class Preference(Protocol):
+    """Two texts to one prompt, one of which people liked better."""
+
+    @property
+    def prompt(self) -> str: ...  # noqa: D102
+    @property
+    def chosen(self) -> str: ...  # noqa: D102
+    @property
+    def rejected(self) -> str: ...  # noqa: D102
+    @property
+    def chosen_id(self) -> int: ...  # noqa: D102
+    @property
+    def rejected_id(self) -> int: ...  # noqa: D102
+
+
+def preference_rows(pairs: Sequence[Preference]) -> list[dict[str, str]]:
+    """Turn preferences into the rows of a file to learn them from; lineage keeps both ids."""
+    return [
+        {
+            "id": f"{pair.chosen_id}-{pair.rejected_id}",
+            "prompt": pair.prompt,
+            "chosen": f" {pair.chosen.strip()}",
+            "rejected": f" {pair.rejected.strip()}",
+        }
+        for pair in pairs
+    ]
 
 
 def training_rows(jokes: Sequence[tuple[int, str]]) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 
@@ -38,6 +38,7 @@ from bot.service_wire import (
 log = logging.getLogger(__name__)
 
 MOST_EVENTS = 1000  # the service's own limit; a run has about a hundred
+Method = Literal["supervised", "dpo"]
 UNREADABLE = "The model answered something I could not read. Try again in a minute."
 
 __all__ = [
@@ -257,13 +258,17 @@ class ServiceClient:
         metadata: Mapping[str, str],
         *,
         n_epochs: int | None = None,
+        method: Method = "supervised",
     ) -> Json:
-        """Start a supervised fine-tune of the whole model; returns the job. n_epochs: None leaves it to the service."""
-        supervised: Json = {"adapter": "full"}
+        """Start a fine-tune and return the job. n_epochs: None leaves it to the service.
+
+        method: `supervised` trains the whole model on jokes, `dpo` an adapter on preferences.
+        """
+        how: Json = {"adapter": "lora" if method == "dpo" else "full"}
         if n_epochs is not None:
-            supervised["hyperparameters"] = {"n_epochs": n_epochs}
-        method = {"type": "supervised", "supervised": supervised}
-        body = {"model": model, "training_file": training_file, "suffix": suffix, "method": method}
+            how["hyperparameters"] = {"n_epochs": n_epochs}
+        chosen = {"type": method, method: how}
+        body = {"model": model, "training_file": training_file, "suffix": suffix, "method": chosen}
         return await self._call("POST", "/v1/fine_tuning/jobs", {**body, "metadata": dict(metadata)})
 
     async def job(self, job_id: str) -> Json:

@@ -17,6 +17,7 @@ from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_group, subcommand
 from bot.cogs.training_decisions import Decisions
 from bot.cogs.training_runs import Runs
+from bot.cogs.training_sources import SOURCES, Source, source_named
 from bot.cogs.training_watch import ENDED
 from bot.errors import BadInput, NotAllowed, RequestFailed
 from bot.service_client import ServiceClient
@@ -67,19 +68,23 @@ class TrainingCog(commands.Cog, name="Training"):
         """Say what there is to do here."""
         await say(
             ctx,
-            "🎓 `/finetune start` trains this server's joke model on its jokes, `/finetune status` shows how far it is,"
-            " `/finetune cancel` stops it. Jokes go on all the while; the new model is used only if it is better."
+            "🎓 `/finetune start` trains this server's joke model on its jokes, `/finetune start votes` on the votes"
+            " under mine. `/finetune status` shows how far it is, `/finetune cancel` stops it. Jokes go on all the"
+            " while; the new model is used only if it is better."
             "\n`/finetune history` lists the trainings, `/finetune rollback` goes back to the model before.",
         )
 
-    @subcommand(finetune, "Train the joke model on this server's jokes (moderators).")
-    async def start(self, ctx: Context) -> None:
+    @subcommand(finetune, "Train the joke model on this server's jokes or votes (moderators).", usage="[votes]")
+    @app_commands.describe(on="What to learn from; left out: the jokes.")
+    @app_commands.choices(on=[app_commands.Choice(name=each, value=each) for each in SOURCES])
+    async def start(self, ctx: Context, on: str = "jokes") -> None:
         """Start training; one message shows how it goes."""
         assert ctx.guild is not None
+        source = source_named(on)
         guild_id = ctx.guild.id
         async with self._runs.starting(guild_id):
             async with ctx.typing():
-                state = await self._runs.create(guild_id, ctx.channel.id, ctx.author.id)
+                state = await self._runs.create(guild_id, ctx.channel.id, ctx.author.id, source=source)
             try:
                 message = await say(ctx, words.progress(state))
                 await self._store.jobs.record(guild_id, str(state["id"]), ctx.channel.id, message.id, ctx.author.id)
@@ -217,7 +222,8 @@ class TrainingCog(commands.Cog, name="Training"):
             if n_epochs >= MAX_EPOCHS:
                 raise BadInput(f"It went over the jokes {n_epochs} times already, and more is not possible.")
             longer = min(MAX_EPOCHS, 2 * n_epochs)
-            await self._runs.create(job.guild_id, job.channel_id, user_id, longer)
+            source: Source = "votes" if words.learns_from_votes(state) else "jokes"
+            await self._runs.create(job.guild_id, job.channel_id, user_id, longer, source=source)
             await self._runs.follow_guild(job.guild_id)
         return (
             f"🔁 Training again, {longer} times over the jokes instead of {n_epochs}: a new message shows how it goes."

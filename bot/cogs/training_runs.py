@@ -8,12 +8,11 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
-from bot.cogs import training_words as words
 from bot.cogs.guild_model import GuildModel
+from bot.cogs.training_sources import Source, snapshot
 from bot.cogs.training_watch import Watch
 from bot.errors import BadInput, BotError, ModelMissing, TooFewJokes
-from bot.prompts import training_rows
-from bot.service_client import Json, ServiceClient
+from bot.service_client import Json, Method, ServiceClient
 from bot.store import Job, Store
 
 log = logging.getLogger(__name__)
@@ -58,26 +57,30 @@ class Runs:
         finally:
             self._starting.discard(guild_id)
 
-    async def create(self, guild_id: int, channel_id: int, user_id: int, n_epochs: int | None = None) -> Json:
+    async def create(
+        self, guild_id: int, channel_id: int, user_id: int, n_epochs: int | None = None, *, source: Source = "jokes"
+    ) -> Json:
         """Upload the snapshot, start a job on the model that tells jokes here now, and record it; returns the job."""
-        jokes = await self._store.jokes.trainable(guild_id)
-        counts = await self._store.jokes.count(guild_id)
-        if not jokes:
-            raise BadInput(words.too_few("There is nothing to train on yet.", counts))
+        given = await snapshot(self._store, guild_id, source)
+        method: Method = "dpo" if source == "votes" else "supervised"
         live, metadata = await self._models.live(guild_id), {"guild_id": str(guild_id), "started_by": str(user_id)}
-        async with self._uploaded(training_rows([(joke.id, joke.text) for joke in jokes])) as file_id:
+        async with self._uploaded(given.rows) as file_id:
             try:
                 try:
-                    state = await self._client.create_job(live, file_id, str(guild_id), metadata, n_epochs=n_epochs)
+                    state = await self._client.create_job(
+                        live, file_id, str(guild_id), metadata, n_epochs=n_epochs, method=method
+                    )
                 except ModelMissing:
                     default = self._models.default
                     if live == default:
                         raise
                     log.warning("model %s is gone from the service; training on %s", live, default)
-                    state = await self._client.create_job(default, file_id, str(guild_id), metadata, n_epochs=n_epochs)
+                    state = await self._client.create_job(
+                        default, file_id, str(guild_id), metadata, n_epochs=n_epochs, method=method
+                    )
             except TooFewJokes as error:
-                raise BadInput(words.too_few(str(error), counts)) from error
-        await self._store.lineage.record(str(state["id"]), [("joke", joke.id, joke.author_id) for joke in jokes])
+                raise BadInput(f"{error}\n{given.had}") from error
+        await self._store.lineage.record(str(state["id"]), given.lineage)
         await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, live)
         return state
 

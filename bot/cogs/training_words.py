@@ -5,7 +5,7 @@ from typing import Any
 
 from bot.cogs.model_words import code
 from bot.service_client import Json
-from bot.store import Counts
+from bot.store import Counts, VoteCounts
 from bot.store import Job as StoredJob
 from bot.ui.text import inline
 
@@ -28,10 +28,16 @@ def title(job: Json) -> str:
     """The first line of every progress message."""
     counts = _punchline(job).get("counts") or {}
     train, held_out = counts.get("train"), counts.get("held_out")
-    jokes = f" · {train} jokes to learn from, {held_out} to test with" if train is not None else ""
+    what, on = ("pairs of jokes", "from votes") if learns_from_votes(job) else ("jokes", "this server's jokes")
+    jokes = f" · {train} {what} to learn from, {held_out} to test with" if train is not None else ""
     if too_long := counts.get("too_long"):
         jokes += f" · {too_long} too long for the model, left out"
-    return f"🎓 **Training this server's jokes**{jokes}\n-# {inline(str(job.get('id', '')), 80)}"
+    return f"🎓 **Training {on}**{jokes}\n-# {inline(str(job.get('id', '')), 80)}"
+
+
+def learns_from_votes(job: Json) -> bool:
+    """Say whether a job is on preferences."""
+    return bool((job.get("method") or {}).get("type") == "dpo")
 
 
 def progress(job: Json) -> str:
@@ -119,16 +125,27 @@ def figures(job: Json) -> str:
     if not (_finite(before) and _finite(after)):
         return ""
     held_out = (now.get("counts") or {}).get("held_out")
-    where = f"On {held_out} jokes it never saw" if held_out else "On jokes it never saw"
+    what = "pairs of jokes" if learns_from_votes(job) else "jokes"
+    where = f"On {held_out} {what} it never saw" if held_out else f"On {what} it never saw"
     change = f" ({(after - before) / before:+.1%})" if before else ""
     return f"{where}, its loss is {after:.3f} against {before:.3f}{change}; lower is better."
 
 
-def too_few(reason: str, counts: Counts) -> str:
-    """Why training cannot start, and how to get there."""
+def jokes_there(counts: Counts) -> str:
+    """How many jokes there are to train on, and how to get more."""
     return (
-        f"{reason}\n{counts.trainable} of the {counts.total} jokes here may be used for training."
+        f"{counts.trainable} of the {counts.total} jokes here may be used for training."
         " `/addjoke` adds one and asks for consent; `/jokes import` brings in the starter pack."
+    )
+
+
+def votes_there(counts: VoteCounts) -> str:
+    """How many votes there are to learn from, and how to get more."""
+    answers, votes = counts.answers, counts.votes
+    return (
+        f"{answers} of my jokes here {'has' if answers == 1 else 'have'} votes ({votes} in all), which give"
+        f" {counts.pairs} {'pair' if counts.pairs == 1 else 'pairs'} of answers to the same or a similar topic that"
+        " people liked differently. More 👍 and 👎 under my jokes help; two jokes that are liked alike teach nothing."
     )
 
 

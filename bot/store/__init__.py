@@ -16,7 +16,7 @@ from bot.store.errors import CannotOpen, DuelOpen, JobActive, Refused, StoreErro
 from bot.store.jobs import Decision, Job, Jobs, Outcome
 from bot.store.joke_models import JokeModels
 from bot.store.jokes import Added, Counts, Imported, Joke, Jokes, Provenance
-from bot.store.lineage import Holder, Lineage
+from bot.store.lineage import Holder, Lineage, RowKind
 from bot.store.settings import GuildSettings
 from bot.store.votes import Preference, Tally, Vote, VoteCounts, Votes
 
@@ -49,6 +49,7 @@ __all__ = [
     "Provenance",
     "Record",
     "Refused",
+    "RowKind",
     "Store",
     "StoreError",
     "StoreFailed",

@@ -1,11 +1,12 @@
 """👍 and 👎 under jokes, on real discord.py against the playground."""
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 from bot.store import Tally
-from tests.bot.test_commands import ask
+from tests.bot.test_commands import ask, words
 from tests.support.fake_service import Fail, FakeService, Until
 from tests.support.people import Person
 from tests.support.stage import Stage, on_stage
@@ -101,3 +102,55 @@ async def test_the_buttons_ids_are_within_discords_limits_and_the_same_for_every
     first, second = await told(stage, stage.robin), await told(stage, stage.morgan)
     ids = [[b["custom_id"] for row in m["components"] for b in row["components"]] for m in (first, second)]
     assert ids == [["vote:up", "vote:down"]] * 2
+
+
+async def voted(stage: Stage, number: int) -> None:
+    """Store pairs of answers that Morgan likes and dislikes, as if they had been told and voted on."""
+    for place in range(2 * number):
+        message, verb = 10_000 + place, "liked" if place % 2 else "disliked"
+        told = {"prompt": "JOKE:", "text": f"Number {place} is {verb}.", "model": "jokes-mini"}
+        await stage.store.votes.told(stage.guild_id, message, int(stage.robin.id), "", "message", **told)
+        await stage.store.votes.vote(message, int(stage.morgan.id), 1 if place % 2 else -1)
+
+
+async def test_training_on_votes_sends_pairs_of_what_the_model_wrote(service: FakeService, stage: Stage) -> None:
+    await voted(stage, 3)
+    started = await ask(stage.morgan, "!finetune start votes")
+    assert "**Training from votes**" in words(started)
+    [body] = service.bodies("/v1/fine_tuning/jobs")
+    assert body["method"] == {"type": "dpo", "dpo": {"adapter": "lora"}}
+    assert body["model"] == "jokes-mini"
+    rows = [json.loads(line) for line in service.files["file-1"].splitlines()]
+    assert len(rows) == 3
+    assert {row["prompt"] for row in rows} == {"JOKE:"}
+    assert all(row["chosen"].endswith(" liked.") and row["rejected"].endswith("disliked.") for row in rows)
+    assert all(row["id"].count("-") == 1 for row in rows)
+    assert service.deleted_files == ["file-1"]
+
+
+async def test_whose_votes_a_training_learned_from_is_traced_when_they_leave(stage: Stage) -> None:
+    await voted(stage, 3)
+    await ask(stage.morgan, "!finetune start votes")
+    assert [each.num_rows for each in await stage.store.lineage.holding(int(stage.morgan.id))] == [6]
+    assert await stage.store.lineage.holding(int(stage.robin.id)) == [], "asked for jokes, but brought no words"
+
+
+async def test_too_few_votes_are_refused_with_the_numbers(service: FakeService, stage: Stage) -> None:
+    answer = words(await ask(stage.morgan, "!finetune start votes"))
+    assert "nothing to train on yet" in answer
+    assert "0 of my jokes here have votes (0 in all), which give 0 pairs" in answer
+    await voted(stage, 2)
+    service.refuse("/v1/fine_tuning/jobs", 400, "There are 2 pairs; 50 are needed.", "too_few_examples")
+    answer = words(await ask(stage.morgan, "!finetune start votes"))
+    assert "There are 2 pairs; 50 are needed.\n4 of my jokes here have votes (4 in all), which give 2 pairs" in answer
+    assert await stage.store.jobs.active(stage.guild_id) is None
+
+
+async def test_what_cannot_be_trained_on_is_answered_with_what_can(service: FakeService, stage: Stage) -> None:
+    answer = words(await ask(stage.morgan, "!finetune start vote"))
+    assert "on `jokes`" in answer
+    assert "on `votes`" in answer
+    await stage.store.jokes.import_starter(stage.guild_id)
+    await stage.morgan.command("finetune start", on="jokes")
+    await stage.morgan.wait_for(lambda m: "Training this server's jokes" in m["content"])
+    assert service.bodies("/v1/fine_tuning/jobs")[-1]["method"]["type"] == "supervised"
