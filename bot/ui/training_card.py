@@ -24,6 +24,7 @@ Points = tuple[tuple[int, float], ...]  # (step, loss)
 
 ACTIONS: tuple[Action, ...] = ("promote", "undo", "keep", "longer")
 FIELD_LIMIT = 1024  # characters Discord takes in a field
+SAMPLE_LIMIT = 100  # characters of a sample that are shown; the service tells the whole
 PASSED, NOT_PASSED = 0x009E73, 0x80848E
 SAME = 0.0005  # losses closer than this look the same in the table
 NOTHING_SAID = "*(nothing)*"
@@ -172,9 +173,9 @@ def _row(name: str, before: Any, after: Any, form: str, *, higher: bool = False)
 
 
 def _said(texts: Sequence[str]) -> str:
-    """Number the texts and cut them so that all fit one field."""
-    room = FIELD_LIMIT // len(texts) - 5
-    return "\n".join(f"{i}. {inline(text, room) or NOTHING_SAID}" for i, text in enumerate(texts, start=1))
+    """Number the texts and cut them so that all fit one field, and two columns a screen."""
+    room = min(SAMPLE_LIMIT, FIELD_LIMIT // len(texts) - 8)
+    return "\n".join(f"**{i}** {inline(text, room) or NOTHING_SAID}" for i, text in enumerate(texts, start=1))
 
 
 def _evaluation(job: Json) -> Json:

@@ -70,9 +70,9 @@ async def test_one_message_becomes_the_card_with_table_samples_curves_and_button
     before, after = shown["fields"]
     assert before["inline"]
     assert after["inline"]
-    assert before["value"].startswith("1. Why did the the the dog\n2. A man")
-    assert "\n6. *(nothing)*\n" in before["value"]
-    assert "4. What do you call a fish without eyes? A fsh." in after["value"]
+    assert before["value"].startswith("**1** Why did the the the dog\n**2** A man")
+    assert "\n**6** *(nothing)*\n" in before["value"]
+    assert "**4** What do you call a fish without eyes? A fsh." in after["value"]
     [file] = card["attachments"]
     assert file["description"].startswith("Loss curves over 200 steps")
     assert "at step 120" in file["description"]
