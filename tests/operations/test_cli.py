@@ -34,12 +34,15 @@ def tiny() -> Iterator[Path]:
 @pytest.mark.parametrize("module", ["bot.cli", "bot.run", "bot.ask", "bot.doctor", "model_service.__main__"])
 def test_importing_the_commands_loads_no_torch(tmp_path: Path, module: str) -> None:
     code = f"import sys, {module}; print(sorted({{'torch', 'transformers', 'fastapi'}} & set(sys.modules)))"
-    ended = python("-X", "importtime", "-c", code, cwd=tmp_path)
+    ended = python("-c", code, cwd=tmp_path)
     assert ended.stdout == "[]\n"
-    if module in ("bot.cli", "model_service.__main__"):  # these answer `--help`
-        last = [line for line in ended.stderr.splitlines() if line.startswith("import time:")][-1]
-        assert last.rpartition("|")[2].strip() == module.removesuffix(".__main__") or module in last
-        assert int(last.split("|")[1]) < 2_000_000, "microseconds to import"
+
+
+@pytest.mark.parametrize("module", ["bot.cli", "model_service.__main__"])
+def test_help_waits_for_no_heavy_module(tmp_path: Path, module: str) -> None:
+    heavy = {"torch", "transformers", "fastapi", "discord", "aiohttp", "numpy", "matplotlib", "datasets", "pyarrow"}
+    ended = python("-c", f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))", cwd=tmp_path)
+    assert ended.stdout == "[]\n"
 
 
 def test_help_lists_every_command_and_nothing_that_is_not_there(tmp_path: Path) -> None:
