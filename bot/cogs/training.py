@@ -23,6 +23,7 @@ from bot.errors import BadInput, NotAllowed, RequestFailed
 from bot.service_client import ServiceClient
 from bot.store import Job, Store
 from bot.ui.replies import Context, is_moderator, say
+from bot.ui.text import MESSAGE_LIMIT
 from bot.ui.training_card import Action, CardView, drawn
 from bot.ui.views import Interaction
 
@@ -204,10 +205,10 @@ class TrainingCog(commands.Cog, name="Training"):
         assert interaction.message is not None
         now = next(each for each in await self._jobs(job.guild_id) if each.job_id == job.job_id)
         actions = [action for action in await self._decisions.actions(now) if action != without]
-        lines = [line for line in interaction.message.content.split("\n") if not line.startswith(DECIDED)]
-        lines.append(f"{DECIDED}{sentence} (<@{interaction.user.id}>)")
-        view = drawn(actions, passed=bool(now.outcome.passed))
-        await interaction.edit_original_response(content="\n".join(lines), view=view)
+        before = [line for line in interaction.message.content.split("\n") if not line.startswith(DECIDED)]
+        decided = f"\n{DECIDED}{sentence} (<@{interaction.user.id}>)"
+        content = "\n".join(before)[: MESSAGE_LIMIT - len(decided)] + decided
+        await interaction.edit_original_response(content=content, view=drawn(actions, passed=bool(now.outcome.passed)))
 
     async def _train_longer(self, job: Job, user_id: int) -> str:
         """Start over from the model that is live now, for twice as many rounds; the gate compares with that one."""

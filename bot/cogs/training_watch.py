@@ -145,7 +145,9 @@ class Watch:
         may_embed, may_attach = self._may(job.channel_id)
         if not may_embed:
             content = f"{content}\n{training_card.table(state)}"
-        png, alt = await self._picture(job) if may_attach else (None, "")
+        png, alt = await self._curves(job, draw=may_attach)
+        if alt and png is None:
+            content = f"{content}\n-# {alt}"
         ended = next(each for each in await self._store.jobs.history(job.guild_id) if each.job_id == job.job_id)
         actions = await self._decisions.actions(ended)
         return Shown(
@@ -156,8 +158,8 @@ class Watch:
             training_card.drawn(actions, passed=passed),
         )
 
-    async def _picture(self, job: Job) -> tuple[bytes | None, str]:
-        """Draw the curves; none where the service cannot tell them."""
+    async def _curves(self, job: Job, *, draw: bool) -> tuple[bytes | None, str]:
+        """Return the curves as a picture and in words; neither where the service cannot tell them."""
         try:
             curves = training_card.curves(await self._client.job_events(job.job_id))
         except BotError as error:
@@ -165,7 +167,8 @@ class Watch:
             return None, ""
         if not curves.is_worth_drawing:
             return None, ""
-        return await asyncio.to_thread(training_card.picture, curves), training_card.describe(curves)
+        told = training_card.describe(curves)
+        return await asyncio.to_thread(training_card.picture, curves) if draw else None, told
 
     def _may(self, channel_id: int) -> tuple[bool, bool]:
         """Say whether embeds and files can be shown in a channel; one that is not cached is thought to allow both."""

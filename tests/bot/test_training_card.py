@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from bot.cogs.training import TrainingCog
+from bot.playground import Playground
+from bot.playground.permissions import ATTACH_FILES, EMBED_LINKS
+from bot.playground.world import Overwrite
 from bot.ui.memory_chart import COLOURS, contrast
 from bot.ui.training_card import Curves, curves, describe, embed, picture, table
 from tests.bot.test_commands import ask, words
@@ -268,6 +271,33 @@ async def test_a_service_that_measures_less_still_makes_a_card(service: FakeServ
     [shown] = card["embeds"]
     assert "Held-out loss          3.500   3.150 ✓" in shown["description"]
     assert "fields" not in shown or shown["fields"] == []
+
+
+async def test_where_embeds_and_files_are_not_allowed_the_card_is_in_words(
+    service: FakeService, tmp_path: Path
+) -> None:
+    async with Playground(port=0) as playground:
+        world = playground._world
+        channel = world.guild.channels[int(playground.session.channel_id)]
+        channel.overwrites.append(Overwrite(world.bot.id, 1, deny=EMBED_LINKS | ATTACH_FILES))
+        async with on_stage(service.socket_path, tmp_path, playground=playground) as stage:
+            card, _ = await trained(service, stage)
+    assert "Held-out loss          3.500   3.150 ✓" in card["content"]
+    assert "Loss curves over 200 steps" in card["content"]
+    assert (card["embeds"], card["attachments"]) == ([], [])
+    assert labels(card) == ["Undo", "Train longer"]
+
+
+async def test_a_long_card_keeps_what_was_decided_last(service: FakeService, stage: Stage) -> None:
+    await stage.store.jokes.import_starter(stage.guild_id)
+    message = await ask(stage.morgan, "!finetune start")
+    end_job(service, "ftjob-1", passed=False)
+    service.jobs["ftjob-1"]["punchline"]["gate"]["reasons"] = ["because " * 60] * 9
+    card = await card_of(stage, message)
+    assert 1990 < len(card["content"]) <= 2000
+    await stage.morgan.click(card, "Keep old")
+    shown = await read(stage, card, "👉 ✋ `jokes-mini` goes on telling jokes")
+    assert len(shown["content"]) <= 2000
 
 
 def test_the_table_marks_what_is_better_and_what_is_worse() -> None:
