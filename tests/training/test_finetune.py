@@ -150,6 +150,8 @@ def test_an_interrupted_run_ends_like_one_that_was_not(
     pieces = finetune(tmp_path, folder)
     assert pieces["metrics"] == pytest.approx(whole["metrics"], abs=1e-5)
     assert pieces["trained_tokens"] == whole["trained_tokens"]
+    heard = [[pair["before"] for pair in result["evaluation"]["samples"]] for result in (pieces, whole)]
+    assert heard[0] == heard[1]
     assert not torn.exists()
 
 
