@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 from bot.cogs.guild_model import GuildModel
-from bot.cogs.training_sources import Source, snapshot
+from bot.cogs.training_sources import Source, is_still_there, snapshot
 from bot.cogs.training_watch import Watch
 from bot.errors import BadInput, BotError, ModelMissing, TooFewJokes
 from bot.service_client import Json, Method, ServiceClient
@@ -82,7 +82,15 @@ class Runs:
                 raise BadInput(f"{error}\n{given.had}") from error
         await self._store.lineage.record(str(state["id"]), given.lineage)
         await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, live)
+        if not await is_still_there(self._store, guild_id, given):
+            await self._drop(str(state["id"]))
+            raise BadInput("Some of what I was about to train on was taken back just now. Start again without it.")
         return state
+
+    async def _drop(self, job_id: str) -> None:
+        """End a job that may not go on."""
+        await self._client.cancel_job(job_id)
+        await self._store.jobs.finish(job_id, "cancelled", None)
 
     @asynccontextmanager
     async def _uploaded(self, rows: Sequence[Mapping[str, str]]) -> AsyncIterator[str]:

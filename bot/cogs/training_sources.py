@@ -45,6 +45,14 @@ async def snapshot(store: Store, guild_id: int, source: Source) -> Snapshot:
     return found
 
 
+async def is_still_there(store: Store, guild_id: int, given: Snapshot) -> bool:
+    """Say whether nobody took back anything of a snapshot meanwhile."""
+    if given.source == "jokes":
+        return set(given.lineage) <= set((await _jokes(store, guild_id)).lineage)
+    now = await store.votes.people(answer for _, answer, _ in given.lineage)
+    return {(answer, user) for _, answer, user in given.lineage} <= set(now)
+
+
 async def _jokes(store: Store, guild_id: int) -> Snapshot:
     jokes = await store.jokes.trainable(guild_id)
     return Snapshot(

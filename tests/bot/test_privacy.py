@@ -4,6 +4,8 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from bot.store import CONSENT_VERSION
 from tests.bot.test_commands import ask, words
 from tests.bot.test_training_card import read, trained
@@ -114,3 +116,23 @@ async def test_without_the_service_the_model_goes_at_once_and_its_files_when_the
     async with on_stage(service.socket_path, tmp_path) as stage:
         await settled(stage)
     assert model not in [each["id"] for each in service.models]
+
+
+async def test_what_is_taken_back_while_a_training_is_being_started_is_not_trained_on(
+    service: FakeService, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await stage.store.jokes.add(stage.guild_id, int(stage.robin.id), JOKE, "modal", CONSENT_VERSION)
+    await stage.store.jokes.import_starter(stage.guild_id)
+    upload = stage.client.upload_file
+
+    async def upload_and_lose_robin(rows: Any) -> str:
+        file_id = await upload(rows)
+        await stage.store.jokes.forget_author(int(stage.robin.id))
+        return file_id
+
+    monkeypatch.setattr(stage.client, "upload_file", upload_and_lose_robin)
+    assert "was taken back just now" in words(await ask(stage.morgan, "!finetune start"))
+    assert JOKE in service.files["file-1"]
+    assert service.deleted_files == ["file-1"]
+    assert service.jobs["ftjob-1"]["status"] == "cancelled"
+    assert await stage.store.jobs.active(stage.guild_id) is None
