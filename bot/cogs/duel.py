@@ -84,10 +84,12 @@ class DuelCog(commands.Cog, name="Duels"):
         names, about = split(first, second, topic)
         if about is not None and len(about) > TOPIC_LIMIT:
             raise BadInput(f"That topic has {len(about)} characters; the most is {TOPIC_LIMIT}. A few words do best.")
-        if ctx.channel.id in self._asking or await self._store.duels.open_in(ctx.channel.id) is not None:
+        if ctx.channel.id in self._asking:
             raise DuelOpen
         self._asking.add(ctx.channel.id)
         try:
+            if await self._store.duels.open_in(ctx.channel.id) is not None:
+                raise DuelOpen
             async with ctx.typing():
                 models = await self._choose(ctx.guild.id, names)
                 models = (models[0], models[1]) if secrets.randbits(1) else (models[1], models[0])
@@ -103,10 +105,9 @@ class DuelCog(commands.Cog, name="Duels"):
                 votes_wanted=self._settings.duel_votes,
                 lasts_s=self._settings.duel_s,
             )
-            await message.edit(content=words.running(duel, 0), view=ballot.drawn())
+            self._keep(duel)  # the buttons come with it, now that a vote can be counted
         finally:
             self._asking.discard(ctx.channel.id)
-        self._keep(duel)
 
     @duel.autocomplete("first")
     @duel.autocomplete("second")

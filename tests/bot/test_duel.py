@@ -1,5 +1,6 @@
 """The blind duel: nobody learns who is who before its end, a vote a person, kept over restarts; a scripted service."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from bot.cogs.duel import base_of, split
 from tests.bot.test_commands import ask, words
-from tests.support.fake_service import FakeService, card
+from tests.support.fake_service import FakeService, Until, card
 from tests.support.stage import Stage, on_stage
 
 Json = dict[str, Any]
@@ -130,6 +131,24 @@ async def test_one_duel_a_channel_and_late_votes_are_told(service: FakeService, 
         await stage.store.duels.close(duel.id)
         await stage.robin.click(message, "A is funnier")
         await stage.robin.wait_for(lambda m: "This duel is over" in m["content"] and m["flags"] & 64)
+
+
+async def test_two_who_ask_at_once_get_one_duel(service: FakeService, stage: Stage) -> None:
+    gate = asyncio.Event()
+    service.answers[BASE] = [Until(gate), *service.answers[BASE]]
+    first = asyncio.create_task(fight(stage))
+    async with asyncio.timeout(10):
+        await service.streaming.wait()
+    refused = words(await ask(stage.morgan, "!duel"))
+    gate.set()
+    await first
+    assert "already open in this channel" in refused
+    assert len(await stage.store.duels.unrevealed()) == 1
+
+
+async def test_a_duel_needs_a_server(service: FakeService, stage: Stage) -> None:
+    stage.robin.channel_id = await stage.robin.open_direct(stage.robin.application_id)
+    assert "works only in a server" in words(await ask(stage.robin, "!duel"))
 
 
 async def test_by_default_the_live_model_duels_with_its_base(service: FakeService, stage: Stage) -> None:
