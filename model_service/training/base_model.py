@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from model_service.models.loading import read_tokenizer
 from model_service.training import precision
+from model_service.training.parallel import laid_out_like
 from model_service.training.recipe import Precision, Recipe
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
@@ -66,6 +67,7 @@ def load_base(
     model = kind.from_pretrained(
         folder, dtype=held, use_safetensors=True, trust_remote_code=False, local_files_only=True, **options
     ).to(device)
+    _compute_faster(model)
     if recipe and recipe.gradient_checkpointing:
         _compute_activations_twice(model)
     context_len = model.config.max_position_embeddings
@@ -90,6 +92,19 @@ def stored_dtype(folder: Path) -> torch.dtype:
         names = list(file.keys())
         widest: torch.dtype = file.get_tensor(names[0]).dtype
         return widest
+
+
+def _compute_faster(model: Any) -> None:
+    """Take fused operators for what transformers computes in parts: the same GELU, and attention without dropout.
+
+    Attention that drops single scores cannot be fused; the other dropouts stay.
+    """
+    for module in model.modules():
+        for name, child in module.named_children():
+            if type(child).__name__ == "NewGELUActivation":
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+            elif name == "attn_dropout":
+                child.p = 0.0
 
 
 def _compute_activations_twice(model: Any) -> None:
@@ -141,7 +156,7 @@ def put(model: Any, weights: dict[str, Tensor]) -> None:
     parameters = trainable(model)
     assert parameters.keys() == weights.keys()
     for name, tensor in weights.items():
-        parameters[name].copy_(tensor)
+        parameters[name].copy_(laid_out_like(tensor, parameters[name]))
 
 
 def write_model(model: Any, base: Base, recipe: Recipe, folder: Path) -> None:

@@ -24,6 +24,7 @@ from model_service.training.loop import Loop, TrainingFailed
 from model_service.training.manifest import manifest
 from model_service.training.objective import Material
 from model_service.training.opening import open_base
+from model_service.training.parallel import Group
 from model_service.training.progress import Progress
 from model_service.training.recipe import Recipe
 
@@ -70,23 +71,36 @@ class Finetune:
     """Runs one job in its folder. `check` is called often and raises Interrupted when the job must stop."""
 
     def __init__(
-        self, folder: JobFolder, models: Path, *, check: Callable[[], None], checkpoint_every_s: float = 30.0
+        self,
+        folder: JobFolder,
+        models: Path,
+        *,
+        check: Callable[[], None],
+        checkpoint_every_s: float = 30.0,
+        group: Group | None = None,
     ) -> None:
+        self._group = group or Group()
         self._folder, self._models, self._check = folder, models, check
         self._checkpoint_every_s = checkpoint_every_s
         self._job = folder.job
         self._recipe = Recipe(**self._job["recipe"])
-        self._progress = Progress(folder)
+        self._progress = Progress(folder, silent=not self._group.leads)
 
     def run(self) -> None:
-        """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted."""
-        base, self._computes = open_base(self._folder, self._recipe)
-        train = read_part(self._folder.path / "train.jsonl", base)
-        held_out = read_part(self._folder.path / "held_out.jsonl", base)
+        """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted.
+
+        In a group all train, and the first process alone judges and publishes.
+        """
+        with self._group.leader_first():
+            base, self._computes = open_base(self._folder, self._recipe)
+            train = read_part(self._folder.path / "train.jsonl", base)
+            held_out = read_part(self._folder.path / "held_out.jsonl", base)
         self._count(train, held_out)
         material = self._material(base, train, held_out)
         prompt = evaluate.commonest_prompt([Example(row.prompt, row.completion) for row in train.rows])
-        before = judging.heard_before(self._folder, base, prompt, self._recipe.seed, self._check)
+        before = []
+        if self._group.leads:
+            before = judging.heard_before(self._folder, base, prompt, self._recipe.seed, self._check)
         loop = Loop(
             base.model,
             self._recipe,
@@ -96,12 +110,17 @@ class Finetune:
             check=self._check,
             checkpoint_every_s=self._checkpoint_every_s,
             computes=self._computes,
+            group=self._group,
         )
         self._begin(loop)
-        loop.run()
-        self._folder.add_event(
-            f"Training ended at step {loop.step}; the best was step {loop.best.step}. Judging it now."
-        )
+        with self._group.closing():
+            loop.run()
+        if not self._group.leads:
+            return
+        self._progress.say(f"Training ended at step {loop.step}; the best was step {loop.best.step}. Judging it now.")
+        if self._group.size > 1:  # what it has trained may lie in parts
+            base, _ = open_base(self._folder, self._recipe)
+        loop.load_best(base.model)
         self._finish(loop, base, material, train.rows, held_out.rows, prompt=prompt, before=before)
 
     def _count(self, train: Part, held_out: Part) -> None:
@@ -143,7 +162,6 @@ class Finetune:
         before: list[str],
     ) -> None:
         """Write the best step's weights aside, judge what is written, and publish it."""
-        loop.load_best()
         aside = written(base, self._recipe, self._models, self._job["fine_tuned_model"])
         seed = self._recipe.seed
         samples = evaluate.sample(

@@ -27,8 +27,17 @@ from model_service.training.evaluate import finite
 from model_service.training.gate import Floats, Limits, cross_fit
 from model_service.training.objective import Look, Objective, StepBatch
 from model_service.training.optimizer import Optimizer
-from model_service.training.out_of_memory import is_out_of_memory
+from model_service.training.out_of_memory import RowLimit, TooLarge
+from model_service.training.parallel import Group, Passes, passes_of, whole
 from model_service.training.recipe import Precision, Recipe
+from model_service.training.stops import (
+    BROKEN_BASE,
+    TOO_LARGE,
+    TOO_LARGE_FOR_ONE,
+    NotFinite,
+)
+from model_service.training.stops import Interrupted as Interrupted
+from model_service.training.stops import TrainingFailed as TrainingFailed
 
 log = logging.getLogger(__name__)
 Found = TypeVar("Found")
@@ -36,27 +45,6 @@ Found = TypeVar("Found")
 ROWS_PER_FORWARD = 16  # a larger batch is summed up from parts
 GENERAL_MARGIN = 0.9  # of the gate's limit: rounding the weights to FP16 moves the loss a little
 LEAST_SCALE = 2.0**-10  # of FP16's gradients; below it nothing is left that could be finite
-
-
-class TrainingFailed(Exception):
-    """The job cannot end well, and a restart would meet the same; the message is for people."""
-
-    def __init__(self, message: str, code: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-BROKEN_BASE = TrainingFailed(
-    "The model it started from gives no finite loss: its own weights are broken. Choose another model.", "broken_base"
-)
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; its newest checkpoint is of this very step, and it can go on later."""
-
-
-class NotFinite(Exception):
-    """Some number of a step is not finite; the message says which."""
 
 
 class Report(Protocol):
@@ -86,11 +74,14 @@ class Loop:
         check: Callable[[], None],
         checkpoint_every_s: float,
         computes: Precision = "float32",
+        group: Group | None = None,
     ) -> None:
         self.model, self._recipe, self._objective = model, recipe, objective
         self._checkpoints, self._report, self._check = checkpoints, report, check
         self._checkpoint_every_s = checkpoint_every_s
         self._device = next(model.parameters()).device
+        self._group = group or Group()
+        self._pass = passes_of(model, recipe, self._group)
         self._optimizer = Optimizer(trainable(model), recipe)
         self._autocast = precision.autocast(computes, self._device)
         self._scaler = precision.scaler(computes, self._device)
@@ -100,7 +91,7 @@ class Loop:
         self.looks: list[Look] = []
         self._best: int | None = None  # index into looks
         self._last_loss = math.nan
-        self._max_rows = ROWS_PER_FORWARD
+        self._rows = RowLimit(ROWS_PER_FORWARD)
         self._saved_at = time.monotonic()
 
     def run(self) -> None:
@@ -112,9 +103,10 @@ class Loop:
                     self._look()
                 if self.step == self.total_steps or self._has_stopped_learning():
                     break
-                self._check()
+                self._check_together()
                 self.train_step()
-                if time.monotonic() - self._saved_at > self._checkpoint_every_s and not self._is_look_due():
+                (due,) = self._group.agree(time.monotonic() - self._saved_at > self._checkpoint_every_s)
+                if due and not self._is_look_due():
                     self.save()
         except NotFinite as error:
             self._end_at_the_last_finite(str(error))
@@ -128,9 +120,21 @@ class Loop:
         assert self._best is not None
         return self.looks[self._best]
 
-    def load_best(self) -> None:
-        """Put the best step's weights into the model."""
+    def load_best(self, model: Any = None) -> None:
+        """Put the best step's weights into the model; into another one, which this process goes on with alone."""
+        if model is not None:
+            self.model, self._pass, self._group = model, Passes(model), Group()
         put(self.model, self._checkpoints.load_best(self.best.step))
+
+    def _check_together(self) -> None:
+        """Stop if any process of the group was asked to. Raises Interrupted."""
+        try:
+            self._check()
+            asked = False
+        except Interrupted:
+            asked = True
+        if self._group.agree(asked) == [True]:
+            raise Interrupted
 
     def is_allowed(self, look: Look) -> bool:
         """Say whether a look's model has kept enough of its general knowledge."""
@@ -139,10 +143,15 @@ class Loop:
 
     def measure(self) -> Look:
         """Look at the held-out examples. Without autocast: nothing rounds but the base of an adapter."""
-        return self._within_memory(
-            lambda max_rows: self._objective.look(self.model, self.step, max_rows=max_rows, between=self._check),
-            ROWS_PER_FORWARD,
-        )
+        between = self._check if self._group.size == 1 else lambda: None  # a group stops between steps only
+
+        def look(max_rows: int) -> Look:
+            found: Look = self._pass(
+                lambda model: self._objective.look(model, self.step, max_rows=max_rows, between=between)
+            )
+            return found
+
+        return self._within_memory(look, ROWS_PER_FORWARD)
 
     def judged(self) -> Floats:
         """Return the held-out losses as the gate may judge them: (N,), see `gate.cross_fit`."""
@@ -153,7 +162,8 @@ class Loop:
     def train_step(self) -> None:
         """Learn from the next batch. Raises NotFinite, or TrainingFailed without the memory for a row."""
         batch = self._objective.batch(self._picked(self.step))
-        loss = self._within_memory(lambda max_rows: self._gradients(batch, max_rows), batch.num_rows)
+        most = self._group.share(batch.num_rows)[1]
+        loss = self._within_memory(lambda max_rows: self._gradients(batch, max_rows), most)
         learning_rate = self._recipe.lr_at(self.step, self.total_steps)
         self._update(learning_rate)
         self.step += 1
@@ -162,18 +172,25 @@ class Loop:
         self._report.step(self.step, self.total_steps, loss, learning_rate)
 
     def _gradients(self, batch: StepBatch, max_rows: int) -> float:
-        """Add up the gradients of a batch, so many rows at a time; returns its loss. Raises NotFinite."""
-        torch.manual_seed(self._recipe.seed * 1_000_003 + self.step)
+        """Add up the gradients of this process's rows, some at a time; returns the batch's loss. Raises NotFinite."""
+        torch.manual_seed(self._recipe.seed * 1_000_003 + self.step + self._group.rank * 10_007)
         self.model.train()
         total = 0.0
-        for first in range(0, batch.num_rows, max_rows):
-            part = batch.part(first, first + max_rows, self._device)
+        mine, most = self._group.share(batch.num_rows)
+        for first in range(mine, mine + most, max_rows):
+            last = min(first + max_rows, mine + most, batch.num_rows)
+            idle = last <= first  # others have a row more: go along with them, but learn nothing
+            part = batch.part(batch.num_rows - 1, batch.num_rows, self._device) if idle else None
+            part = batch.part(first, last, self._device) if part is None else part
             with self._autocast():
-                loss = self._objective.loss(self.model, part) / batch.weight
+                summed = self._pass(lambda model, part=part: self._objective.loss(model, part))
+            loss = summed * (0.0 if idle else 1 / batch.weight)
             total += loss.item()
-            if not math.isfinite(total):
-                raise NotFinite("the loss is no longer a finite number")
-            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            # a group averages gradients, and the batch wants their sum
+            self._scaler.scale(loss * self._group.size).backward()
+        total = self._group.total(total)
+        if not math.isfinite(total):
+            raise NotFinite("the loss is no longer a finite number")
         return total
 
     def _update(self, learning_rate: float) -> None:
@@ -184,29 +201,18 @@ class Loop:
 
     def _within_memory(self, work: Callable[[int], Found], num_rows: int) -> Found:
         """Do work on so many rows at a time; with too little memory, again on half as many, down to single ones."""
-        while True:
-            max_rows = min(self._max_rows, num_rows)
-            try:
-                return work(max_rows)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                if max_rows == 1:
-                    raise self._too_large() from error
-            self._optimizer.forget()  # outside of the handler, whose traceback holds on to the tensors
-            if self._device.type == "cuda":
-                torch.cuda.empty_cache()
-            self._max_rows = max_rows // 2
-            self._report.warn(
-                f"The device ran out of memory at step {self.step + 1}; from here on at most {self._max_rows} rows go"
-                f" through the model at a time. A step still learns from {self._recipe.batch_size} examples."
-            )
+        try:
+            return self._rows.within(work, num_rows, self._say_halved)
+        except TooLarge as error:
+            raise TrainingFailed(TOO_LARGE, "out_of_memory") from error
 
-    def _too_large(self) -> TrainingFailed:
-        return TrainingFailed(
-            "There is not enough memory for a single row of this model. Set gradient_checkpointing to true, use the"
-            " adapter lora, choose a smaller model, or free memory on the device; the old model is untouched.",
-            "out_of_memory",
+    def _say_halved(self) -> None:
+        if self._group.size > 1:
+            raise TrainingFailed(TOO_LARGE_FOR_ONE, "out_of_memory")
+        self._optimizer.forget()
+        self._report.warn(
+            f"The device ran out of memory at step {self.step + 1}; from here on at most {self._rows.limit} rows go"
+            f" through the model at a time. A step still learns from {self._recipe.batch_size} examples."
         )
 
     def _end_at_the_last_finite(self, what: str) -> None:
@@ -240,7 +246,9 @@ class Loop:
         is_best = self.step > 0 and (self._best is None or self._rank(look) < self._rank(self.best))
         if is_best:
             self._best = len(self.looks) - 1
-            self._checkpoints.save_best(self.step, trainable(self.model))
+            weights = whole(trainable(self.model))
+            if self._group.leads:
+                self._checkpoints.save_best(self.step, weights)
         self._report.look(look, self.total_steps, is_best)
         self.save()
 
@@ -258,25 +266,28 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint of this moment; weights that are not finite are never written. Raises NotFinite."""
-        weights = trainable(self.model)
+        weights, optimizer = whole(trainable(self.model)), self._optimizer.state()
         if not finite(weights):
             raise NotFinite("some weights are no longer finite numbers")
         state = {
             "best_step": None if self._best is None else self.best.step,
             "last_loss": None if math.isnan(self._last_loss) else self._last_loss,
             "num_trained_tokens": self.num_trained_tokens,
-            "max_rows": self._max_rows,
+            "max_rows": self._rows.limit,
             "scaler": self._scaler.state_dict(),
             "looks": [
                 {"step": k.step, "nats": k.nats.tolist(), "tokens": k.tokens.tolist(), "general": k.general}
                 for k in self.looks
             ],
         }
-        self._checkpoints.save(self.step, weights, self._optimizer.state(), state)
+        if self._group.leads:
+            self._checkpoints.save(self.step, weights, optimizer, state)
+        self._group.wait()
         self._saved_at = time.monotonic()
 
     def _restore(self) -> None:
         saved = self._checkpoints.newest()
+        self._group.wait()  # until all have read it, before somebody writes the next
         if saved is None:
             return
         weights, optimizer, state = saved
@@ -284,7 +295,7 @@ class Loop:
         self._optimizer.restore(optimizer)
         self._scaler.load_state_dict(state["scaler"])
         self.step, self.num_trained_tokens = state["step"], state["num_trained_tokens"]
-        self._max_rows = state["max_rows"]
+        self._rows.limit = state["max_rows"]
         self._last_loss = math.nan if state["last_loss"] is None else state["last_loss"]
         self.looks = [
             Look(k["step"], np.asarray(k["nats"]), np.asarray(k["tokens"]), k["general"]) for k in state["looks"]

@@ -32,7 +32,7 @@ def open_base(
         model = job["request"]["model"]
         raise TrainingFailed(f"The model it should start from, {model}, is no longer there.", "base_missing")
     _check_room(folder, job["disk_bytes"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     computes = _computes(folder, recipe, device, source)
     base = load_base(source, device, recipe, computes, adapter=adapter, kind=kind, **options)
     return base, computes

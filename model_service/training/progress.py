@@ -11,10 +11,10 @@ EVENTS_PER_RUN = 50
 
 
 class Progress:
-    """The progress and the events of one job; it is the loop's Report."""
+    """The progress and the events of one job; it is the loop's Report. silent: another process tells it all."""
 
-    def __init__(self, folder: JobFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: JobFolder, *, silent: bool = False) -> None:
+        self._folder, self._silent = folder, silent
         self._noted = folder.progress
         self._written_at = 0.0
         self._began_at, self._began_step = time.monotonic(), folder.latest_step()
@@ -27,7 +27,7 @@ class Progress:
     def begin(self, message: str, total_steps: int) -> None:
         """Say what is about to be trained, once."""
         if not self._folder.latest_step():
-            self._folder.add_event(message)
+            self.say(message)
         self.write(total_steps=total_steps)
         self._began_at, self._began_step = time.monotonic(), self._folder.latest_step()
 
@@ -39,7 +39,7 @@ class Progress:
             self.write()
         if step % max(1, total_steps // EVENTS_PER_RUN) == 0:
             metrics = {"step": step, "total_steps": total_steps, "train_loss": loss, "learning_rate": learning_rate}
-            self._folder.add_event(f"Step {step}/{total_steps}: training loss={loss:.3f}", data=metrics)
+            self.say(f"Step {step}/{total_steps}: training loss={loss:.3f}", data=metrics)
 
     def look(self, look: Look, total_steps: int, is_best: bool) -> None:
         """Note the held-out loss, in the progress and as an event."""
@@ -56,14 +56,20 @@ class Progress:
         also = "".join(f", {name}={value:.3f}" for name, value in look.figures.items())
         note = ", the best so far" if is_best else ""
         message = f"Held-out look at step {look.step}/{total_steps}: loss={look.val_loss:.3f}{also}{note}"
-        self._folder.add_event(message, data=metrics)
+        self.say(message, data=metrics)
 
     def warn(self, message: str) -> None:
         """Add an event that a person should read."""
-        self._folder.add_event(message, level="warn")
+        self.say(message, level="warn")
+
+    def say(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
+        """Add an event."""
+        if not self._silent:
+            self._folder.add_event(message, level=level, data=data)
 
     def write(self, **changes: Any) -> None:
         """Change some of progress.json."""
         self._noted |= changes
-        self._folder.write_progress(self._noted)
+        if not self._silent:
+            self._folder.write_progress(self._noted)
         self._written_at = time.monotonic()

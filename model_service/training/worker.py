@@ -1,5 +1,7 @@
 """The child process of a training job: `python -m model_service.training.worker <job folder>`.
 
+On several devices: `torchrun --nproc-per-node N -m model_service.training.worker <job folder> --models <folder>`.
+
 Ends with DONE (result.json is written), INTERRUPTED (asked to stop, or the service is gone: a checkpoint is
 written and the job can go on), or REFUSED (failure.json says why; a restart would meet the same). Anything
 else is a crash. It talks through files alone, so nothing it says can block it.
@@ -32,6 +34,7 @@ TOO_LITTLE_MEMORY = (
     "There is too little memory to train this model here. Use the adapter lora, choose a smaller model, or free memory"
     " on the device; the old model is untouched."
 )
+RANK = "RANK"  # torchrun sets it: which of the processes of a job this one is
 LOCK_LIMIT_S = 60.0  # a predecessor that lost its service notices within a step
 
 
@@ -42,8 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the service's to handle
     os.nice(options.nice)
     folder = JobFolder(options.folder)
+    if RANK in os.environ:  # torchrun's processes; it lives as long as the service does, and they as long as it
+        options.parent = os.getppid()
     with folder.lock.open("w") as lock:
-        _take(lock.fileno())
+        if os.environ.get(RANK, "0") == "0":
+            _take(lock.fileno())
         return _run(folder, options)
 
 
@@ -79,14 +85,20 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
     from model_service.training.finetune import Finetune
     from model_service.training.loop import Interrupted, TrainingFailed
     from model_service.training.out_of_memory import is_out_of_memory
+    from model_service.training.parallel import Group
     from model_service.training.preference_training import PreferenceTraining
 
     torch.set_num_threads(options.threads)
     try:
         others = {"classify": ClassifierTraining, "dpo": PreferenceTraining}
         training: Any = others.get(folder.job["request"].get("method"), Finetune)
+        more = {}
+        if training is Finetune:
+            more["group"] = Group.from_environment()
+        elif os.environ.get(RANK, "0") != "0":
+            return DONE  # these methods are the first process's alone
         check = Courtesy(folder.path, options.rest, _checker(options.parent))
-        run = training(folder, options.models, check=check, checkpoint_every_s=options.checkpoint_every_s)
+        run = training(folder, options.models, check=check, checkpoint_every_s=options.checkpoint_every_s, **more)
         run.run()
     except Interrupted:
         log.info("interrupted; a checkpoint is written")
