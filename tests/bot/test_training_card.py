@@ -1,6 +1,5 @@
 """The card at the end of a fine-tune, its buttons, and what they change; the service plays its part."""
 
-import asyncio
 import io
 import sys
 from collections.abc import AsyncIterator
@@ -133,24 +132,28 @@ async def test_keep_old_leaves_one_way_back(service: FakeService, tmp_path: Path
         assert await stage.store.joke_models.live(stage.guild_id) == model
 
 
+async def refused(stage: Stage, card: Json, label: str, count: int) -> None:
+    """Let the member press a button, and wait until they have been refused so many times."""
+    await stage.robin.wait_for(lambda m: m["id"] == card["id"] and label in labels(m))
+    await stage.robin.click(card, label)
+    await stage.robin.wait_for(
+        lambda _: sum("Only moderators" in each["content"] for each in stage.robin.seen.values()) == count
+    )
+
+
 async def test_only_moderators_can_press_each_button(service: FakeService, tmp_path: Path) -> None:
     async with manual(service, tmp_path) as stage:
         card, model = await trained(service, stage)
         for count, label in enumerate(("Promote", "Keep old", "Train longer"), start=1):
-            await stage.robin.click(card, label)
-            await stage.robin.wait_for(
-                lambda m, count=count: (
-                    sum("Only moderators" in each["content"] for each in stage.robin.seen.values()) == count
-                )
-            )
+            await refused(stage, card, label, count)
         assert await stage.store.joke_models.live(stage.guild_id) is None
         await stage.morgan.click(card, "Promote")
         await read(stage, card, "tells this server's jokes from now on")
-        await stage.robin.wait_for(lambda m: m["id"] == card["id"] and "Undo" in labels(m))
-        await stage.robin.click(card, "Undo")
-        await asyncio.sleep(0)
+        await refused(stage, card, "Undo", 4)
         assert await stage.store.joke_models.live(stage.guild_id) == model
         assert len(service.jobs) == 1
+        [job] = await stage.store.jobs.history(stage.guild_id)
+        assert (job.decision, job.decided_by) == ("promoted", int(stage.morgan.id))
 
 
 async def press_together(stage: Stage, card: Json, *pressed: str) -> None:
