@@ -27,6 +27,9 @@ class BotSettings(Section):
     complete_max_tokens_limit: Annotated[
         int, Field(description="Longest completion people may ask for.", ge=1, validate_default=True)
     ] = 500
+    joke_candidates: Annotated[
+        int, Field(description="Jokes drawn for each one told; votes choose among several.", ge=1, le=8)
+    ] = 1
     joke_model: Annotated[str, Field(description="Model that tells jokes, until a server has its own.")] = "jokes-mini"
     complete_model: Annotated[str, Field(description="Model that continues texts.")] = "jokes-mini"
     sentiment_model: Annotated[str, Field(description="Model that reads a text's mood.")] = "sentiment-mini"

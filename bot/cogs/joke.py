@@ -8,6 +8,7 @@ import discord
 from discord import app_commands
 from discord.ext import commands
 
+from bot.cogs.best_of import BestOf, among
 from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_command
 from bot.cogs.model_words import gone
@@ -43,7 +44,7 @@ class JokeCog(commands.Cog, name="Jokes"):
             raise BadInput(f"That topic has {len(about)} characters; the most is {TOPIC_LIMIT}. A few words do best.")
         guild_id = ctx.guild.id if ctx.guild else None
         telling = Telling(await self._models.live(guild_id))
-        asked = self._ask(telling, about, user_key(guild_id, ctx.author.id))
+        asked = self._ask(telling, about, guild_id, ctx.author.id)
 
         async def ballot(text: str, message: discord.Message) -> discord.ui.View | None:
             return await self._votes.ballot(ctx, message.id, about, text, telling.model)
@@ -51,9 +52,11 @@ class JokeCog(commands.Cog, name="Jokes"):
         await self._answers.stream(ctx, asked, telling.render, ballot)
 
     @asynccontextmanager
-    async def _ask(self, telling: "Telling", topic: str | None, user: str) -> AsyncIterator[CompletionStream]:
-        """Ask the server's model, or the default one where that is gone."""
-        default = self._models.default
+    async def _ask(
+        self, telling: "Telling", topic: str | None, guild_id: int | None, asker_id: int
+    ) -> AsyncIterator[CompletionStream | BestOf]:
+        """Ask the server's model, or the default one where that is gone; several times if votes are to choose."""
+        default, user = self._models.default, user_key(guild_id, asker_id)
         async with AsyncExitStack() as stack:
             request = self._request(telling.model, topic, user)
             try:
@@ -62,9 +65,16 @@ class JokeCog(commands.Cog, name="Jokes"):
                 if telling.model == default:
                     raise
                 log.warning("model %s is gone from the service; telling with %s", telling.model, default)
-                stream = await stack.enter_async_context(self._client.complete(self._request(default, topic, user)))
+                request = self._request(default, topic, user)
+                stream = await stack.enter_async_context(self._client.complete(request))
                 telling.instead(default)
-            yield stream
+            more = self._settings.joke_candidates - 1
+            taste = await self._votes.taste(guild_id) if more and self._settings.temperature else None
+            if taste is None:
+                yield stream
+            else:
+                candidates = among(stream, lambda: self._client.complete(request), more, taste)
+                yield await stack.enter_async_context(candidates)
 
     def _request(self, model: str, topic: str | None, user: str) -> CompletionRequest:
         prompt = joke_prompt(model, topic)

@@ -4,6 +4,7 @@ What is voted on is what the model wrote, never what people wrote. The buttons h
 persistent view, so that they work after a restart as before it.
 """
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -14,6 +15,7 @@ from bot.cogs.training import Views
 from bot.errors import BadInput
 from bot.prompts import opening
 from bot.store import Store, StoreError, Tally, Vote
+from bot.taste import Taste, learn
 from bot.ui.replies import Context
 from bot.ui.views import Interaction, View
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 LOOKS: tuple[tuple[Vote, str, str], ...] = ((1, "👍", "vote:up"), (-1, "👎", "vote:down"))
 NOBODY = Tally(0, 0)
+MOST_OPINIONS = 500  # voted jokes that a taste is learned from, the newest
 
 Press = Callable[[Interaction, Vote], Awaitable[None]]
 
@@ -56,6 +59,12 @@ class VotesCog(commands.Cog, name="Votes"):
             log.warning("a joke cannot be voted on: %s", error)
             return None
         return drawn(NOBODY)
+
+    async def taste(self, guild_id: int | None) -> Taste | None:
+        """Learn what a server likes from its votes; None where they do not say."""
+        if guild_id is None:
+            return None
+        return await asyncio.to_thread(learn, await self._store.votes.opinions(guild_id, MOST_OPINIONS))
 
     async def _press(self, interaction: Interaction, value: Vote) -> None:
         assert interaction.message is not None

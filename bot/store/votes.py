@@ -161,6 +161,15 @@ class Votes:
         voted = [_Voted(row["id"], row["topic"], row["prompt"], row["text"], int(row["net"])) for row in rows]
         return pairs(voted)
 
+    async def opinions(self, guild_id: int, limit: int) -> list[tuple[str, int]]:
+        """Return the newest of the guild's voted answers with their net votes."""
+        rows = await self._database.rows(
+            "SELECT a.text, total(v.value) AS net FROM answers AS a JOIN votes AS v ON v.answer_id = a.id "
+            "WHERE a.guild_id = :guild_id GROUP BY a.id ORDER BY a.id DESC LIMIT :limit",
+            {"guild_id": guild_id, "limit": limit},
+        )
+        return [(row["text"], int(row["net"])) for row in rows]
+
     async def count(self, guild_id: int) -> VoteCounts:
         """Return how much there is to learn from in a guild."""
         row = await self._database.row(

@@ -62,6 +62,7 @@ class FakeService:
         self.socket_path = self.folder / "s.sock"
         self.answer: list[object] = ["Why", " not", "?"]
         self.answers: dict[str, list[object]] = {}  # by model, instead of `answer`
+        self.next_answers: list[list[object]] = []  # for one completion each, before those
         self.refusals: dict[str, tuple[int, Json, dict[str, str]]] = {}  # by path, or by model
         self.classifying: asyncio.Event | None = None  # no mood is read before it is set
         self.probs = [0.03, 0.07, 0.9]
@@ -147,7 +148,8 @@ class FakeService:
         self.streaming.set()
         try:
             model = str((await request.json()).get("model"))
-            for step in list(self.answers.get(model, self.answer)):
+            steps = self.next_answers.pop(0) if self.next_answers else self.answers.get(model, self.answer)
+            for step in list(steps):
                 if not await self._play(step, response, request):
                     return response
             await _send(response, {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]})
