@@ -7,7 +7,7 @@ import pytest
 
 from model_service.errors import RequestRefused
 from model_service.training import orders
-from model_service.training.orders import Order, write_job
+from model_service.training.orders import Order, Start, write_job
 from model_service.training.recipe import Adapter, resolve
 from tests.support.training_jobs import fake_base, make_rows
 
@@ -44,15 +44,19 @@ def test_a_job_that_does_not_fit_on_the_disk_is_refused_with_the_numbers(
     base = fake_base(tmp_path / "base")
     header = json.dumps({"w": {"dtype": "F16", "shape": [1024, 1024], "data_offsets": [0, 0]}}).encode()
     (base / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    assert write_job(tmp_path / "jobs", ORDER, base, make_rows(), None).job["disk_bytes"] == 40 * 2**20
+    start = Start(base, "tiny")
+    assert 60 * 2**20 < write_job(tmp_path / "jobs", ORDER, start, make_rows(), None).job["disk_bytes"] < 70 * 2**20
     usage = orders.shutil.disk_usage(tmp_path)._replace(free=20 * 2**20)
     monkeypatch.setattr(orders.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(RequestRefused, match="needs about 40 MiB of disk, but 20 MiB are free") as raised:
-        write_job(tmp_path / "jobs", ORDER, base, make_rows(), None)
+    with pytest.raises(RequestRefused, match=r"6\d MiB of disk, but 20 MiB are free") as raised:
+        write_job(tmp_path / "jobs", ORDER, start, make_rows(), None)
     assert raised.value.code == "disk_full"
 
 
 def test_a_seed_is_chosen_when_none_is_given(tmp_path: Path) -> None:
     base = fake_base(tmp_path / "base")
-    seeds = {write_job(tmp_path / "jobs", ORDER, base, make_rows(), None).job["recipe"]["seed"] for _ in range(3)}
+    seeds = {
+        write_job(tmp_path / "jobs", ORDER, Start(base, "tiny"), make_rows(), None).job["recipe"]["seed"]
+        for _ in range(3)
+    }
     assert len(seeds) == 3
