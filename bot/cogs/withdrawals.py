@@ -26,6 +26,7 @@ from bot.ui.views import Interaction, View
 log = logging.getLogger(__name__)
 
 RETRY_S = 60.0
+CLEARED = "🧹 **Training #{} is withdrawn:** somebody took back what it had learned from, so nothing of it is kept."
 MOST_NAMED = 8  # models a message names; the rest is a number
 
 
@@ -138,8 +139,19 @@ class Withdrawals:
             log.warning("could not tell of withdrawn models: %s", error)
             return False
         for each in withdrawn:
+            await self._clear(each)
             await self._store.lineage.told(each.job_id)
         return True
+
+    async def _clear(self, holder: Holder) -> None:
+        """Take figures, samples and buttons off the card of a training: what its model said may be what it learned."""
+        if holder.message_id is None or not holder.has_ended:
+            return  # the watch of one that runs says how it ends
+        card = self._channels.get_partial_messageable(holder.channel_id).get_partial_message(holder.message_id)
+        try:
+            await card.edit(content=CLEARED.format(holder.number), embed=None, attachments=[], view=None)
+        except DISCORD_TROUBLE as error:
+            log.warning("the card of %s still stands: %s", holder.job_id, error)
 
 
 class RetrainView(View):

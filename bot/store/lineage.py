@@ -50,6 +50,7 @@ class Holder:
     job_id: str
     guild_id: int
     channel_id: int
+    message_id: int | None
     number: int
     model: str | None
     has_ended: bool
@@ -126,6 +127,7 @@ def _holder(row: Row) -> Holder:
         job_id=row["job_id"],
         guild_id=row["guild_id"],
         channel_id=row["channel_id"],
+        message_id=row["message_id"],
         number=row["number"],
         model=row["model"],
         has_ended=row["finished_at"] is not None,

@@ -58,8 +58,8 @@ async def test_deleting_names_the_models_withdraws_them_at_once_and_tells_modera
 
     assert "🧹 withdrawn" in words(await ask(stage.morgan, "!finetune history"))
     assert f"`{model}` is withdrawn" in words(await ask(stage.morgan, "!finetune promote 1"))
-    await stage.morgan.click(card, "Undo")
-    await stage.morgan.wait_for(lambda m: "There is nothing to undo" in m["content"])
+    cleared = await read(stage, card, "Training #1 is withdrawn")
+    assert (cleared["components"], cleared["embeds"], cleared["attachments"]) == ([], [], [])
     await settled(stage)
     assert model not in [each["id"] for each in service.models], "the service has deleted it"
 
