@@ -173,6 +173,9 @@ class TrainingSettings(Section):
             le=100,
         ),
     ] = 6.0
+    processes: Annotated[
+        int, Field(description="Processes of a training run, one for each GPU; torchrun starts several.", ge=1, le=64)
+    ] = 1
     reserve: Annotated[
         Literal["auto", "none"] | Size,
         Field(

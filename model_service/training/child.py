@@ -34,8 +34,10 @@ class Child:
     ) -> Self:
         """Start a worker on a job's folder."""
         threads = settings.threads or max(1, (os.cpu_count() or 2) // 2)
+        several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(settings.processes), "-m")
         command = [
-            *(sys.executable, "-m", "model_service.training.worker", str(folder.path)),
+            *(sys.executable, "-m", *(several if settings.processes > 1 else ())),
+            *("model_service.training.worker", str(folder.path)),
             *("--models", str(models)),
             *("--threads", str(threads), "--nice", str(settings.nice), "--parent", str(os.getpid())),
             *("--checkpoint-every-s", str(checkpoint_every_s), "--rest", str(settings.rest)),

@@ -22,8 +22,8 @@ from model_service.errors import Conflict, ModelNoRoom, NotFound, RequestRefused
 from model_service.training import registry
 from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
 from model_service.training.folder import FINAL, JobFolder
-from model_service.training.orders import Order, Rows, Start, write_job
-from model_service.training.worker import DONE, REFUSED
+from model_service.training.orders import Order, Rows, start_of, write_job
+from model_service.training.worker import DONE
 from model_service.training.yielding import showing
 
 log = logging.getLogger(__name__)
@@ -107,19 +107,11 @@ class Jobs:
                 param="model",
                 code="wrong_task",
             )
-        start = self._start_of(order.model)
+        start = start_of(order.model, self._models, self._pool.folder)
         folder = await asyncio.to_thread(write_job, self._folder, order, start, rows, validation)
         self._work.set()
         log.info("job %s queued: %s, %s, from %s", folder.id, order.method, order.adapter, order.model)
         return folder
-
-    def _start_of(self, model_id: str) -> Start:
-        """Say what a job on a model starts from; on an adapter of ours, from its matrices on the same weights."""
-        tuned = self._models / registry.folder_name(model_id)
-        if (tuned / "adapter_config.json").exists():
-            base = registry.runs_on(tuned)
-            return Start(self._pool.folder(base), base, tuned)
-        return Start(self._pool.folder(model_id), model_id)
 
     def get(self, job_id: str) -> JobFolder:
         """Return a job's folder. Raises NotFound."""
@@ -222,7 +214,7 @@ class Jobs:
         while folder.result is None and self._wish is None:
             step_before = folder.latest_step()
             code = await self._run_child(folder)
-            if code == REFUSED and (failure := folder.failure):
+            if failure := folder.failure:  # its exit code is torchrun's where there are several processes
                 return await self._fail(folder, failure["message"], failure["code"])
             if code == DONE or self._wish is not None:
                 continue

@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from model_service.training.base_model import put, trainable
 from model_service.training.checkpoints import Checkpoints
 from model_service.training.evaluate import finite
 from model_service.training.gate import Floats, Limits, cross_fit
-from model_service.training.objective import Look, Objective, StepBatch
+from model_service.training.objective import Look, Objective, Report, StepBatch
 from model_service.training.optimizer import Optimizer
 from model_service.training.out_of_memory import RowLimit, TooLarge
 from model_service.training.parallel import Group, Passes, passes_of, whole
@@ -45,19 +45,6 @@ Found = TypeVar("Found")
 ROWS_PER_FORWARD = 16  # a larger batch is summed up from parts
 GENERAL_MARGIN = 0.9  # of the gate's limit: rounding the weights to FP16 moves the loss a little
 LEAST_SCALE = 2.0**-10  # of FP16's gradients; below it nothing is left that could be finite
-
-
-class Report(Protocol):
-    """Who is told how it goes."""
-
-    def step(self, step: int, total_steps: int, loss: float, learning_rate: float) -> None:
-        """Told after each step."""
-
-    def look(self, look: Look, total_steps: int, is_best: bool) -> None:
-        """Told after each look."""
-
-    def warn(self, message: str) -> None:
-        """Told what a person should know."""
 
 
 class Loop:

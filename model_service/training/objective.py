@@ -67,6 +67,19 @@ class Objective(Protocol):
         """Measure the model on what it is not trained on. `between` is called now and then."""
 
 
+class Report(Protocol):
+    """Who is told how it goes."""
+
+    def step(self, step: int, total_steps: int, loss: float, learning_rate: float) -> None:
+        """Told after each step."""
+
+    def look(self, look: Look, total_steps: int, is_best: bool) -> None:
+        """Told after each look."""
+
+    def warn(self, message: str) -> None:
+        """Told what a person should know."""
+
+
 @dataclass(frozen=True, slots=True)
 class Material:
     """Jokes to learn and to be watched by; nothing is longer than `row_len` tokens."""

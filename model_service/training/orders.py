@@ -4,7 +4,7 @@ import json
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,18 @@ class Start:
     folder: Path
     runs_on: str
     adapter: Path | None = None
+
+
+def start_of(model_id: str, models: Path, folder_of: Callable[[str], Path]) -> Start:
+    """Say what a job on a model starts from; on an adapter of ours, from its matrices on the same weights.
+
+    models: where those trained here lie. folder_of: finds any other; raises what it raises.
+    """
+    tuned = models / registry.folder_name(model_id)
+    if (tuned / "adapter_config.json").exists():
+        base = registry.runs_on(tuned)
+        return Start(folder_of(base), base, tuned)
+    return Start(folder_of(model_id), model_id)
 
 
 @dataclass(frozen=True, slots=True)

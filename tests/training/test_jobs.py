@@ -261,6 +261,18 @@ async def test_the_childs_command_shows_the_worker_and_its_environment_has_no_to
     assert b"HF_HUB_OFFLINE=1" in environment
 
 
+async def test_several_processes_are_started_by_torchrun_and_stopped_with_it(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "ftjob-1")
+    folder.path.mkdir()
+    child = await Child.start(folder, tmp_path / "models", TrainingSettings(processes=2), 30.0)
+    process = Path(f"/proc/{child.pid}")
+    await until(lambda: b"worker" in (process / "cmdline").read_bytes())
+    words = (process / "cmdline").read_bytes().split(b"\0")
+    await child.stop(5)
+    place = words.index(b"--nproc-per-node")
+    assert words[place + 1 : place + 4] == [b"2", b"-m", b"model_service.training.worker"]
+
+
 @pytest.mark.parametrize(
     ("code", "words"), [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")]
 )
