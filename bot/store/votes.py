@@ -7,6 +7,7 @@ topic that came as a message trains nothing unless the operator has recorded Dis
 voted on are forgotten after a month.
 """
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -182,13 +183,13 @@ class Votes:
 
     async def people(self, answer_ids: Iterable[int]) -> list[tuple[int, int]]:
         """Return whose data answers hold, as (answer, user): who voted, and who brought the topic."""
-        wanted = set(answer_ids)
         rows = await self._database.rows(
-            "SELECT answer_id, user_id FROM votes "
-            "UNION SELECT id, asker_id FROM answers WHERE asker_id IS NOT NULL AND topic <> ''",
-            {},
+            "WITH wanted AS (SELECT value AS id FROM json_each(:ids)) "
+            "SELECT answer_id, user_id FROM wanted JOIN votes ON answer_id = wanted.id UNION SELECT a.id, a.asker_id "
+            "FROM wanted JOIN answers AS a ON a.id = wanted.id WHERE a.asker_id IS NOT NULL AND a.topic <> ''",
+            {"ids": json.dumps(list(answer_ids))},
         )
-        return [(row["answer_id"], row["user_id"]) for row in rows if row["answer_id"] in wanted]
+        return [(row["answer_id"], row["user_id"]) for row in rows]
 
 
 def topic_key(topic: str) -> str:
