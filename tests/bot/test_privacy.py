@@ -136,3 +136,21 @@ async def test_what_is_taken_back_while_a_training_is_being_started_is_not_train
     assert service.deleted_files == ["file-1"]
     assert service.jobs["ftjob-1"]["status"] == "cancelled"
     assert await stage.store.jobs.active(stage.guild_id) is None
+
+
+async def test_what_a_crash_left_half_done_is_finished_at_the_next_start(service: FakeService, tmp_path: Path) -> None:
+    async with on_stage(service.socket_path, tmp_path) as stage:
+        _, model = await learned_from_robin(service, stage)
+        await stage.store.lineage.withdraw(int(stage.robin.id))  # and there it ended
+        await stage.bot.close()
+        assert await stage.store.joke_models.live(stage.guild_id) == model
+        async with on_stage(service.socket_path, tmp_path, playground=stage.playground) as again:
+            news = await stage.morgan.wait_for(lambda m: NEWS in m["content"])
+            await settled(again)
+            assert await again.store.joke_models.live(again.guild_id) is None
+            assert model not in [each["id"] for each in service.models]
+            await again.bot.close()
+        async with on_stage(service.socket_path, tmp_path, playground=stage.playground) as last:
+            await last.morgan.click(news, "Train again without it")
+            await last.morgan.wait_for(lambda m: m["id"] == news["id"] and "Training again" in m["content"])
+            assert len([m for m in await last.morgan.messages() if NEWS in m["content"]]) == 1, "told once"
