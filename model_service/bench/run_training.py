@@ -147,8 +147,10 @@ class PackedLoop:
 
         from model_service.training import precision
         from model_service.training.base_model import load_base
+        from model_service.training.heap import keep_freed_memory
         from model_service.training.recipe import Recipe
 
+        keep_freed_memory()  # as a job's process does
         self._jokes, self._device = Jokes(folder, jokes), device
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         asked: Any = computes

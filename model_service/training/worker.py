@@ -83,12 +83,14 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
 
     from model_service.training.classify import ClassifierTraining
     from model_service.training.finetune import Finetune
+    from model_service.training.heap import keep_freed_memory
     from model_service.training.loop import Interrupted, TrainingFailed
     from model_service.training.out_of_memory import is_out_of_memory
     from model_service.training.parallel import Group
     from model_service.training.preference_training import PreferenceTraining
 
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     try:
         others = {"classify": ClassifierTraining, "dpo": PreferenceTraining}
         training: Any = others.get(folder.job["request"].get("method"), Finetune)
