@@ -12,11 +12,12 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 NEVER = 2**31 - 1
 
 
-def keep_freed_memory() -> None:
-    """Tell glibc to serve large blocks from its heap and never to shrink that; elsewhere nothing happens."""
+def keep_freed_memory() -> bool:
+    """Tell glibc to serve large blocks from its heap and never to shrink that; false elsewhere: nothing happens."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
-        return
-    kept = mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER)
-    log.debug("freed memory is kept: %s", bool(kept))
+        return False
+    kept = bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, NEVER))
+    log.debug("freed memory is kept: %s", kept)
+    return kept
