@@ -262,9 +262,9 @@ class ServiceClient:
     ) -> Json:
         """Start a fine-tune and return the job. n_epochs: None leaves it to the service.
 
-        method: `supervised` trains the whole model on jokes, `dpo` an adapter on preferences.
+        method: `supervised` trains on jokes, `dpo` on preferences; both an adapter, so that servers share one model.
         """
-        how: Json = {"adapter": "lora" if method == "dpo" else "full"}
+        how: Json = {"adapter": "lora"}
         if n_epochs is not None:
             how["hyperparameters"] = {"n_epochs": n_epochs}
         chosen = {"type": method, method: how}

@@ -13,6 +13,7 @@ from tests.operations.builders import clean_environment
 from tests.support.tiny_models import save_tiny_generator
 
 
+@pytest.mark.timeout(300)
 def test_it_prints_the_usual_loop_and_ours_with_memory_and_shares(tmp_path: Path) -> None:
     tiny = save_tiny_generator(tmp_path / "tiny")
     argv = ["-m", "model_service", "bench", "train", "--model", str(tiny), "--steps", "2", "--rounds", "1"]

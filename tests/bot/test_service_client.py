@@ -219,7 +219,7 @@ async def test_a_fine_tune_goes_from_upload_to_cancel(service: FakeService, clie
     assert service.files[file_id] == '{"id": "1", "prompt": "JOKE:", "completion": " Ümlaut\\n"}\n'
     job = await client.create_job("jokes-mini", file_id, "42", {"guild_id": "42"})
     [body] = service.bodies("/v1/fine_tuning/jobs")
-    assert body["method"] == {"type": "supervised", "supervised": {"adapter": "full"}}
+    assert body["method"] == {"type": "supervised", "supervised": {"adapter": "lora"}}
     assert body["suffix"] == "42"
     assert (await client.job(job["id"]))["status"] == "queued"
     assert await client.job_events(job["id"])

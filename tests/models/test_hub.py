@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tests.operations.builders import clean_environment
-from tests.support.fake_hub import fake_hub
+from tests.support.model_hub import model_hub
 
 FIND = """
 import sys
@@ -40,7 +40,7 @@ def find(source: str, cache: Path, address: str, *to_convert: str, **env: str) -
 
 
 def test_a_hub_id_is_fetched_once_without_programs_and_found_again_offline(tmp_path: Path) -> None:
-    with fake_hub(HUB) as (address, fetched):
+    with model_hub(HUB) as (address, fetched):
         assert find("who/tiny", tmp_path, address) == "found config.json model.safetensors"
         assert sorted(fetched) == ["config.json", "model.safetensors"]
         assert find("who/tiny", tmp_path, address) == "found config.json model.safetensors"
@@ -50,7 +50,7 @@ def test_a_hub_id_is_fetched_once_without_programs_and_found_again_offline(tmp_p
 
 
 def test_a_repository_without_safetensors_says_what_to_do(tmp_path: Path) -> None:
-    with fake_hub(HUB) as (address, fetched):
+    with model_hub(HUB) as (address, fetched):
         said = find("who/old", tmp_path, address)
         assert said.startswith("who/old holds pytorch_model.bin, but only safetensors are loaded.")
         assert said.endswith("Convert them once: punchline convert who/old FOLDER")
@@ -63,7 +63,7 @@ def test_without_the_hub_or_without_the_model_there_is_one_sentence(tmp_path: Pa
     sentence = "who/tiny is not on this machine, and the hub cannot be reached to download it. Check the network"
     assert find("who/tiny", tmp_path, NOBODY).startswith(sentence)
     assert find("who/tiny", tmp_path, NOBODY, HF_HUB_OFFLINE="1").startswith(sentence)
-    with fake_hub(HUB) as (address, _):
+    with model_hub(HUB) as (address, _):
         said = find("who/nothing", tmp_path, address)
     assert said.startswith("There is no model who/nothing on the hub")
     assert "\n" not in said
