@@ -29,7 +29,7 @@ class MicroBatches:
     """Tells how many to make (`choose`) and learns from steps that ended (`record`)."""
 
     def __init__(self, num_stages: int) -> None:
-        self._num_stages = num_stages
+        self.num_stages = num_stages
         self._rates: dict[tuple[int, int], float] = {}  # (size class, choice) -> tokens per second
         self._since_trial: dict[int, int] = {}  # by size class: tokens since what was slower was tried
         self._choice = (0, 1)  # size class, micro-batches
@@ -38,16 +38,16 @@ class MicroBatches:
 
     def choose(self, num_streams: int) -> int:
         """Return how many micro-batches to have in flight for this many sequences."""
-        if self._num_stages == 1:
+        if self.num_stages == 1:
             return 1
         choice = num_streams.bit_length(), self._best(num_streams)
         if choice != self._choice or not num_streams:
-            self._choice, self._window, self._unsettled = choice, None, self._num_stages
+            self._choice, self._window, self._unsettled = choice, None, self.num_stages
         return choice[1]
 
     def record(self, num_streams: int, num_prompt_tokens: int, now: float) -> None:
         """Learn from a step that has just ended, at `now` seconds."""
-        if self._num_stages == 1:
+        if self.num_stages == 1:
             return
         if num_prompt_tokens or self._unsettled:
             self._unsettled = max(0, self._unsettled - 1)
@@ -63,13 +63,13 @@ class MicroBatches:
         return self._rates.get((num_streams.bit_length(), micro_batches))
 
     def _best(self, num_streams: int) -> int:
-        if num_streams < self._num_stages:
+        if num_streams < self.num_stages:
             return 1
         size = num_streams.bit_length()
-        many, one = (self._rates.get((size, choice)) for choice in (self._num_stages, 1))
+        many, one = (self._rates.get((size, choice)) for choice in (self.num_stages, 1))
         if many is None or one is None:
-            return self._num_stages if many is None else 1
-        better, other = (self._num_stages, 1) if many >= one * MARGIN else (1, self._num_stages)
+            return self.num_stages if many is None else 1
+        better, other = (self.num_stages, 1) if many >= one * MARGIN else (1, self.num_stages)
         return other if self._doubted(size) else better
 
     def _doubted(self, size: int) -> bool:

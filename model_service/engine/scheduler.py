@@ -62,6 +62,12 @@ class Plan:
     chunks: list[Chunk]  # in slot order
 
     @property
+    def reads_prompts(self) -> bool:
+        """Whether some of a prompt is still to be read of a sequence that has a slot, or can have one."""
+        can_start = bool(self.waiting) and len(self.running) < self.max_num_seqs
+        return can_start or any(s.num_missing > 1 for s in self.running)
+
+    @property
     def num_streams(self) -> int:
         """Sequences that get their next token."""
         return sum(chunk.end - chunk.start == 1 for chunk in self.chunks)
@@ -120,6 +126,12 @@ class Scheduler:
                 self.waiting.charge(sequence.user, size)
                 chunks.append(Chunk(sequence, sequence.num_computed, sequence.num_computed + size))
         return Plan(started, transfers, chunks)
+
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether some of a prompt is still to be read of a sequence that has a slot, or can have one."""
+        can_start = bool(self.waiting) and len(self.running) < self.max_num_seqs
+        return can_start or any(s.num_missing > 1 for s in self.running)
 
     @property
     def num_streams(self) -> int:

@@ -119,8 +119,9 @@ class StepLoop:
     def _submit(self) -> None:
         """Let steps begin until there is one in each stage, or nothing left to compute."""
         num_streams = self._scheduler.num_streams
-        wanted = self._micro_batches.choose(num_streams)
-        share = math.ceil(num_streams / wanted) if wanted > 1 else None
+        micro_batches = self._micro_batches.choose(num_streams)
+        share = math.ceil(num_streams / micro_batches) if micro_batches > 1 else None
+        wanted = self._micro_batches.num_stages if self._scheduler.reads_prompts else micro_batches
         while len(self._in_flight) < wanted and not self._scheduler.idle:
             plan = self._scheduler.schedule(share)
             if self._in_flight and not (plan.chunks or plan.transfers or plan.started):
@@ -149,7 +150,7 @@ class StepLoop:
         self._bad_steps = 0
         for chunk in plan.chunks:
             chunk.sequence.num_landed = chunk.end
-        for result in results:
+        for result in sorted(results, key=lambda result: -result.sequence.slot):  # so that slots seldom have to move
             self._answer(result, events)
         took_s = time.perf_counter() - flight.began
         self._scheduler.budget.record(plan.num_streams, plan.num_prompt_tokens, took_s)
