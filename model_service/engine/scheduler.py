@@ -62,12 +62,6 @@ class Plan:
     chunks: list[Chunk]  # in slot order
 
     @property
-    def reads_prompts(self) -> bool:
-        """Whether some of a prompt is still to be read of a sequence that has a slot, or can have one."""
-        can_start = bool(self.waiting) and len(self.running) < self.max_num_seqs
-        return can_start or any(s.num_missing > 1 for s in self.running)
-
-    @property
     def num_streams(self) -> int:
         """Sequences that get their next token."""
         return sum(chunk.end - chunk.start == 1 for chunk in self.chunks)
