@@ -9,6 +9,7 @@ the streams beside it; what a slot already holds of them is not read again (slot
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -103,12 +104,12 @@ class Scheduler:
     def schedule(self, max_streams: int | None = None) -> Plan:
         """Admit what fits; give every stream its token and the prompts what the budget allows.
 
-        Streams whose step is in flight wait for it. max_streams: in a micro-batch, those in the lowest slots first.
+        Streams whose step is in flight wait for it. max_streams: in a micro-batch; they come from neighbouring slots.
         """
         started, transfers = self._admit()
         transfers += self._begin()
         begun = [s for s in self.running if s.num_missing and s.id not in self._fresh]
-        streams = [s for s in begun if s.num_missing == 1][:max_streams]
+        streams = neighbours([s for s in begun if s.num_missing == 1], max_streams)
         reading = sorted((s for s in begun if s.num_missing > 1), key=lambda s: s.id)
         settled = sum(s.num_generated >= SETTLED for s in streams)
         budget = self.budget.tokens(num_streams=settled)
@@ -231,6 +232,18 @@ class _Ahead:
     def still_reads(self) -> bool:
         """Whether more is to come from there."""
         return self.sequence.status == Status.RUNNING and self.sequence.num_computed < self.shared
+
+
+def neighbours(streams: list[Sequence], size: int | None) -> list[Sequence]:
+    """Return those of the fullest window of so many slots, or all: attention reads neighbouring slots without a copy.
+
+    So micro-batches become windows of slots, however their sequences came.
+    """
+    if size is None or not streams:
+        return streams
+    windows = Counter(sequence.slot // size for sequence in streams)
+    fullest = max(windows, key=lambda window: (windows[window], -window))
+    return [sequence for sequence in streams if sequence.slot // size == fullest]
 
 
 def divide(missing: list[int], budget: int) -> list[int]:

@@ -14,7 +14,7 @@ from model_service.engine.engine_config import EngineConfig
 from model_service.engine.flights import InTurn
 from model_service.engine.prefill_budget import PrefillBudget
 from model_service.engine.runner import Result
-from model_service.engine.scheduler import Chunk, Copy, Move, Scheduler, divide
+from model_service.engine.scheduler import Chunk, Copy, Move, Scheduler, divide, neighbours
 from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.errors import DeadlinePassed
 from model_service.models.lora import Adapter
@@ -238,3 +238,13 @@ def test_the_oldest_prompt_gets_half_and_the_shortest_go_before_the_rest(
     missing: list[int], budget: int, sizes: list[int]
 ) -> None:
     assert divide(missing, budget) == sizes
+
+
+def test_a_micro_batch_comes_from_neighbouring_slots() -> None:
+    streams = [Sequence(slot, [1], SamplingParams(), seed=0) for slot in range(8)]
+    for slot, sequence in enumerate(streams):
+        sequence.slot = slot
+    assert neighbours(streams, None) == streams
+    assert neighbours(streams, 4) == streams[:4], "of equal windows the first"
+    assert neighbours([streams[i] for i in (0, 3, 4, 5, 7)], 4) == [streams[i] for i in (4, 5, 7)]
+    assert neighbours([], 4) == []
