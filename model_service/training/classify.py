@@ -7,9 +7,7 @@ keeps its head; any other gets a new one.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,51 +16,33 @@ from transformers import AutoModelForSequenceClassification
 
 from model_service.training import label_gate, registry
 from model_service.training.base_model import Base, trainable, weights_sha256
-from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded
 from model_service.training.finetune import HOW, ROW_LEN, written
-from model_service.training.folder import JobFolder
 from model_service.training.label_gate import Answers, LabelEvidence
 from model_service.training.label_objective import LabelledText, LabelMaterial
 from model_service.training.labelled import Labelled, fingerprint
 from model_service.training.loop import ROWS_PER_FORWARD, Loop, TrainingFailed
 from model_service.training.manifest import manifest
 from model_service.training.opening import open_base
-from model_service.training.progress import Progress
-from model_service.training.recipe import Recipe
+from model_service.training.run import Run
 
 MAX_JUDGED = 1000  # held-out texts that are looked at
 HEAD_STD = 0.02  # GPT-2's own
 
 
-class ClassifierTraining:
+class ClassifierTraining(Run):
     """Runs one job in its folder. `check` is called often and raises Interrupted when the job must stop."""
 
-    def __init__(
-        self, folder: JobFolder, models: Path, *, check: Callable[[], None], checkpoint_every_s: float = 30.0
-    ) -> None:
-        self._folder, self._models, self._check = folder, models, check
-        self._checkpoint_every_s = checkpoint_every_s
-        self._job = folder.job
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._labels: list[str] = self._job["labels"]
-        self._recipe = Recipe(**self._job["recipe"])
-        self._progress = Progress(folder)
 
     def run(self) -> None:
         """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted."""
         base = self._open()
         train, held_out = self._read("train", base), self._read("held_out", base)
         material = self._material(train, held_out, base)
-        loop = Loop(
-            base.model,
-            self._recipe,
-            material,
-            Checkpoints(self._folder.checkpoints),
-            self._progress,
-            check=self._check,
-            checkpoint_every_s=self._checkpoint_every_s,
-            computes=self._computes,
-        )
+        loop = self._loop(base.model, material)
         self._begin(loop)
         loop.run()
         self._folder.add_event(f"Training ended at step {loop.step}; the best was step {loop.best.step}.")

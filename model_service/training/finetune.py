@@ -7,7 +7,6 @@ What is measured at the end is the very file that will be served. Weights that a
 
 import logging
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,14 @@ import datasets
 
 from model_service.training import evaluate, gate, judging, registry
 from model_service.training.base_model import Base, read_back, weights_sha256, write_model
-from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded, Example, encode
 from model_service.training.examples import Row, fingerprint, too_few
-from model_service.training.folder import JobFolder
 from model_service.training.loop import Loop, TrainingFailed
 from model_service.training.manifest import manifest
 from model_service.training.objective import Material
 from model_service.training.opening import open_base
-from model_service.training.parallel import Group
-from model_service.training.progress import Progress
 from model_service.training.recipe import Recipe
+from model_service.training.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -67,24 +63,8 @@ def read_part(path: Path, base: Base) -> Part:
     )
 
 
-class Finetune:
+class Finetune(Run):
     """Runs one job in its folder. `check` is called often and raises Interrupted when the job must stop."""
-
-    def __init__(
-        self,
-        folder: JobFolder,
-        models: Path,
-        *,
-        check: Callable[[], None],
-        checkpoint_every_s: float = 30.0,
-        group: Group | None = None,
-    ) -> None:
-        self._group = group or Group()
-        self._folder, self._models, self._check = folder, models, check
-        self._checkpoint_every_s = checkpoint_every_s
-        self._job = folder.job
-        self._recipe = Recipe(**self._job["recipe"])
-        self._progress = Progress(folder, silent=not self._group.leads)
 
     def run(self) -> None:
         """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted.
@@ -101,17 +81,7 @@ class Finetune:
         before = []
         if self._group.leads:
             before = judging.heard_before(self._folder, base, prompt, self._recipe.seed, self._check)
-        loop = Loop(
-            base.model,
-            self._recipe,
-            material,
-            Checkpoints(self._folder.checkpoints),
-            self._progress,
-            check=self._check,
-            checkpoint_every_s=self._checkpoint_every_s,
-            computes=self._computes,
-            group=self._group,
-        )
+        loop = self._loop(base.model, material)
         self._begin(loop)
         with self._group.closing():
             loop.run()

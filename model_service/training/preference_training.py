@@ -7,17 +7,14 @@ people do.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from model_service.training import evaluate, gate, judging, registry
 from model_service.training.base_model import Base, weights_sha256
-from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Encoded, Example, encode
 from model_service.training.finetune import HOW, MAX_COMPARED, MAX_JUDGED, ROW_LEN, written
-from model_service.training.folder import JobFolder
 from model_service.training.gate import Evidence, Verdict
 from model_service.training.loop import ROWS_PER_FORWARD, Loop, TrainingFailed
 from model_service.training.manifest import manifest
@@ -25,8 +22,7 @@ from model_service.training.objective import Material
 from model_service.training.opening import open_base
 from model_service.training.preference_objective import PreferenceMaterial, accuracy, refer, without_dropout
 from model_service.training.preferences import Preferred, fingerprint, too_few
-from model_service.training.progress import Progress
-from model_service.training.recipe import Recipe
+from model_service.training.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +34,8 @@ class Pairs:
     num_too_long: int
 
 
-class PreferenceTraining:
+class PreferenceTraining(Run):
     """Runs one job in its folder. `check` is called often and raises Interrupted when the job must stop."""
-
-    def __init__(
-        self, folder: JobFolder, models: Path, *, check: Callable[[], None], checkpoint_every_s: float = 30.0
-    ) -> None:
-        self._folder, self._models, self._check = folder, models, check
-        self._checkpoint_every_s = checkpoint_every_s
-        self._job = folder.job
-        self._recipe = Recipe(**self._job["recipe"])
-        self._progress = Progress(folder)
 
     def run(self) -> None:
         """Train, judge, publish, and write result.json. Raises TrainingFailed or Interrupted."""
@@ -59,16 +46,7 @@ class PreferenceTraining:
         material = self._material(base)
         self._prompt = evaluate.commonest_prompt([Example(row.prompt, row.chosen) for row in self._train.rows])
         before = judging.heard_before(self._folder, base, self._prompt, self._recipe.seed, self._check)
-        loop = Loop(
-            base.model,
-            self._recipe,
-            material,
-            Checkpoints(self._folder.checkpoints),
-            self._progress,
-            check=self._check,
-            checkpoint_every_s=self._checkpoint_every_s,
-            computes=self._computes,
-        )
+        loop = self._loop(base.model, material)
         self._begin(loop)
         loop.run()
         self._folder.add_event(
