@@ -5,10 +5,11 @@ Until the end the text does not say which model is which, nor how the votes stan
 
 from bot.cogs.model_words import code
 from bot.store import Duel, Record
-from bot.ui.ballot import CHOICES, EMOJI
+from bot.ui.ballot import CHOICES
 from bot.ui.text import inline, sanitise
 
 TEXT_LIMIT = 600  # characters of an answer that are shown
+WITHDRAWN = "(withdrawn: somebody took back what this model had learned from)"
 
 
 def opened(topic: str, texts: tuple[str, str]) -> str:
@@ -46,10 +47,10 @@ def ended(duel: Duel, record: Record) -> str:
 
 def _answers(texts: tuple[str, str], names: tuple[str, str]) -> str:
     parts = []
-    for text, name, choice in zip(texts, names, CHOICES, strict=True):
+    for text, name in zip(texts, names, strict=True):
         shown = text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]}…"
-        quoted = "\n".join(f"> {line}" for line in sanitise(shown).split("\n"))
-        parts.append(f"{EMOJI[choice]} **{name}**\n{quoted}")
+        quoted = "\n".join(f"> {line}" for line in sanitise(shown or WITHDRAWN).split("\n"))
+        parts.append(f"**{name}**\n{quoted}")
     return "\n".join(parts)
 
 

@@ -1,6 +1,6 @@
 """Blind duels: which two models answered, what they said, who voted how until the end, and how it ended.
 
-    open ─ votes (one each, changeable) ─> closed, by whoever is first: counts stay, votes go ─> revealed
+    open ─ votes (one each, changeable) ─> closed, by whoever is first: counts stay, votes go ─> revealed: words go
 
 A duel that was closed but not shown yet is shown after a restart.
 """
@@ -154,9 +154,9 @@ class Duels:
         return _duel(await self._database.write(work))
 
     async def revealed(self, duel_id: int) -> None:
-        """Remember that the end was shown, or that there is nothing left to show it on."""
+        """Remember that the end was shown, or that there is nothing left to show it on; what was said is forgotten."""
         sql, parameters = (
-            "UPDATE duels SET revealed_at = :now WHERE id = :duel_id",
+            "UPDATE duels SET revealed_at = :now, topic = '', text_a = '', text_b = '' WHERE id = :duel_id",
             {"duel_id": duel_id, "now": time.time()},
         )
         await self._database.write(lambda connection: connection.execute_fetchall(sql, parameters))

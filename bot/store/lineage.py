@@ -2,7 +2,9 @@
 
     job 1 <- jokes 3, 7 (Ann), 9 (Bob)        Ann leaves:  job 1 held her rows,
     job 2 <- joke 9 (Bob), went on from job 1's model      job 2 went on from its model: both are withdrawn
+    job 3 <- votes on what job 1's model told              so is job 3: that may have been one of Ann's jokes
 
+What a withdrawn model told goes with it, for the same reason; the counts of its duels stay.
 A fine-tune from before rows were noted counts as holding a person's data where they had a joke in its guild by then.
 """
 
@@ -28,10 +30,17 @@ unnoted AS (SELECT job_id, 0 FROM jobs AS j WHERE NOT EXISTS (SELECT 1 FROM job_
 held (job_id) AS (
     SELECT job_id FROM noted UNION SELECT job_id FROM unnoted
     UNION SELECT later.job_id FROM held JOIN jobs AS earlier ON earlier.job_id = held.job_id
-                                        JOIN jobs AS later ON later.started_from = earlier.model)
+                                        JOIN jobs AS later ON later.started_from = earlier.model OR later.job_id IN
+                                        (SELECT r.job_id FROM answers AS a JOIN job_rows AS r
+                                         ON r.kind = 'answer' AND r.row_id = a.id WHERE a.model = earlier.model))
 SELECT n.*, coalesce(noted.num_rows, 0) AS num_rows, w.deleted_at, w.told_at
 FROM held JOIN numbered AS n USING (job_id) LEFT JOIN noted USING (job_id) LEFT JOIN withdrawals AS w USING (job_id)
 """
+_TOLD = (
+    "DELETE FROM answers WHERE model = ?",
+    "UPDATE duels SET text_a = '' WHERE model_a = ?",
+    "UPDATE duels SET text_b = '' WHERE model_b = ?",
+)
 _WITHDRAWN = """
 SELECT n.*, 0 AS num_rows, w.deleted_at, w.told_at
 FROM withdrawals AS w JOIN
@@ -43,8 +52,9 @@ FROM withdrawals AS w JOIN
 class Holder:
     """A fine-tune that holds data of somebody. number: its place among the guild's. model: what it made, if anything.
 
-    num_rows: of that person in its own snapshot; 0 where it only went on from a model that held some, and where the
-    person is not asked about. is_deleted: the service has let go of it. is_told: moderators know.
+    num_rows: of that person in its own snapshot; 0 where it only went on from a model that held some, or learned from
+    what such a model told, and where the person is not asked about. is_deleted: the service has let go of it.
+    is_told: moderators know.
     """
 
     job_id: str
@@ -81,7 +91,10 @@ class Lineage:
         return [_holder(row) for row in await self._database.rows(sql, {"user_id": user_id})]
 
     async def withdraw(self, user_id: int) -> list[Holder]:
-        """Mark what holds data of a person as withdrawn, and forget whose rows these were; returns what was marked."""
+        """Mark what holds data of a person as withdrawn, and forget whose rows these were and what it told.
+
+        Returns what was marked.
+        """
 
         async def work(connection: aiosqlite.Connection) -> list[Holder]:
             parameters: dict[str, Any] = {"user_id": user_id, "now": time.time()}
@@ -94,6 +107,9 @@ class Lineage:
                 [(each.job_id, parameters["now"]) for each in found],
             )
             await connection.execute("UPDATE job_rows SET user_id = NULL WHERE user_id = :user_id", parameters)
+            models = [(each.model,) for each in found if each.model is not None]
+            for sql in _TOLD:
+                await connection.executemany(sql, models)
             return found
 
         return await self._database.write(work)

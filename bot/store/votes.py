@@ -94,7 +94,10 @@ class Votes:
         text: str,
         model: str,
     ) -> None:
-        """Remember a joke that can be voted on; forgets old ones that nobody did. topic: empty without one."""
+        """Remember a joke that can be voted on; forgets old ones that nobody did. topic: empty without one.
+
+        What a model tells that was withdrawn meanwhile is not remembered.
+        """
         values: dict[str, Any] = {
             "guild_id": guild_id,
             "message_id": message_id,
@@ -111,13 +114,15 @@ class Votes:
         async def work(connection: aiosqlite.Connection) -> None:
             await connection.execute(
                 "DELETE FROM answers WHERE told_at < :oldest AND guild_id = :guild_id "
-                "AND NOT EXISTS (SELECT 1 FROM votes WHERE answer_id = answers.id)",
+                "AND NOT EXISTS (SELECT 1 FROM votes WHERE answer_id = answers.id) "
+                "AND id NOT IN (SELECT row_id FROM job_rows WHERE kind = 'answer')",  # lineage looks at them
                 values,
             )
             await connection.execute(
                 "INSERT INTO answers "
-                "(guild_id, message_id, asker_id, topic, topic_from, prompt, text, model, told_at) VALUES "
-                "(:guild_id, :message_id, :asker_id, :topic, :topic_from, :prompt, :text, :model, :now)",
+                "(guild_id, message_id, asker_id, topic, topic_from, prompt, text, model, told_at) SELECT "
+                ":guild_id, :message_id, :asker_id, :topic, :topic_from, :prompt, :text, :model, :now "
+                "WHERE NOT EXISTS (SELECT 1 FROM withdrawals JOIN jobs USING (job_id) WHERE jobs.model = :model)",
                 values,
             )
 

@@ -14,7 +14,6 @@ from bot.ui.views import Interaction, View
 Choice = Literal["A", "B"]
 
 CHOICES: tuple[Choice, ...] = ("A", "B")
-EMOJI = {"A": "🅰️", "B": "🅱️"}
 
 
 class BallotView(View):
@@ -28,7 +27,7 @@ class BallotView(View):
 
 class _Button(discord.ui.Button[BallotView]):
     def __init__(self, choice: Choice, vote: Callable[[Interaction, Choice], Awaitable[None]]) -> None:
-        super().__init__(label=f"{choice} is funnier", emoji=EMOJI[choice], custom_id=f"duel:{choice}")
+        super().__init__(label=f"{choice} is funnier", custom_id=f"duel:{choice}")
         self._choice, self._vote = choice, vote
 
     async def callback(self, interaction: Interaction) -> None:

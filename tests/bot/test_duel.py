@@ -146,6 +146,41 @@ async def test_two_who_ask_at_once_get_one_duel(service: FakeService, stage: Sta
     assert len(await stage.store.duels.unrevealed()) == 1
 
 
+async def test_what_a_withdrawn_model_said_is_taken_off_at_the_end_and_the_votes_count(
+    service: FakeService, tmp_path: Path
+) -> None:
+    async with on_stage(service.socket_path, tmp_path, duel_votes=2) as stage:
+        tuned = f"ft:{BASE}:{stage.guild_id}:ftjob-1"
+        service.models.append(card(tuned))
+        service.answers[tuned] = ["Robin's own joke."]
+        await stage.store.lineage.record("ftjob-1", [("joke", 1, int(stage.robin.id))])
+        await stage.store.jobs.record(stage.guild_id, "ftjob-1", 5, None, None)
+        await stage.store.jobs.finish("ftjob-1", "succeeded", tuned)
+        await stage.store.joke_models.use(stage.guild_id, tuned)
+        message = await fight(stage, "!duel")
+        side = side_of(message, "Robin's own joke.")
+        await stage.robin.click(message, f"{side} is funnier")
+        await stage.store.lineage.withdraw(int(stage.robin.id))
+        await stage.morgan.click(message, f"{side} is funnier")
+        shown = await ended(stage, message)
+    assert f"**{side} wins**, 2 to 0." in shown
+    assert "Robin's own joke." not in shown
+    assert "> (withdrawn: somebody took back what this model had learned from)" in shown
+    assert "> The base joke." in shown
+
+
+async def test_a_model_that_is_gone_between_choosing_and_asking_is_a_sentence(
+    service: FakeService, stage: Stage
+) -> None:
+    missing = {"error": {"message": "There is no model gpt2.", "code": "model_not_found"}}
+    service.refusals[OTHER] = (404, missing, {})
+    answer = words(await ask(stage.robin, f"!duel {BASE} {OTHER}"))
+    assert "gpt2" in answer
+    assert await stage.store.duels.unrevealed() == []
+    del service.refusals[OTHER]
+    await fight(stage)
+
+
 async def test_a_duel_needs_a_server(service: FakeService, stage: Stage) -> None:
     stage.robin.channel_id = await stage.robin.open_direct(stage.robin.application_id)
     assert "works only in a server" in words(await ask(stage.robin, "!duel"))

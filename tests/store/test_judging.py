@@ -108,6 +108,19 @@ async def test_one_person_has_one_vote_that_may_change_until_the_end(tmp_path: P
         assert await store.duels.count(duel.id) == 0, "who voted how is forgotten"
 
 
+async def test_what_was_said_is_forgotten_when_the_end_was_shown_and_the_counts_stay(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        duel = await store.duels.open(
+            GUILD, 5, 9, "my garden", (NEW, OLD), ("One garden.", "Two gardens."), votes_wanted=1, lasts_s=60
+        )
+        await store.duels.vote(duel.id, ANN, "A")
+        assert (await store.duels.close(duel.id)).texts == ("One garden.", "Two gardens."), "not shown yet"
+        await store.duels.revealed(duel.id)
+        assert (await store.duels.record(GUILD, NEW, OLD)).won == 1
+        await store.jokes.forget_author(ANN)  # leaves nothing in the log of writes either
+    assert b"garden" not in (tmp_path / "punchline.db").read_bytes()
+
+
 async def test_a_vote_after_the_time_is_not_counted(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         duel = await open_duel(store, lasts_s=-1)

@@ -5,7 +5,8 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
-from bot.store import Outcome, Store
+from bot.store import Outcome, Store, Tally
+from bot.store.votes import Vote
 from tests.store.builders import ANN, BOB, GUILD, OTHER_GUILD, add, open_store
 
 
@@ -39,6 +40,46 @@ async def test_what_went_on_from_a_model_holds_what_the_model_holds(tmp_path: Pa
         await tuned(store, "ftjob-d", [BOB])
         found = await store.lineage.holding(ANN)
         assert [(each.job_id, each.num_rows) for each in found] == [("ftjob-a", 1), ("ftjob-b", 0), ("ftjob-c", 0)]
+
+
+async def told(store: Store, message: int, model: str, text: str, value: Vote) -> None:
+    """Let a model tell Bob a joke that he votes on."""
+    await store.votes.told(GUILD, message, BOB, "", "message", prompt="JOKE:", text=text, model=model)
+    await store.votes.vote(message, BOB, value)
+
+
+async def test_what_learned_from_what_a_model_told_holds_what_the_model_holds(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        dirty, clean = await tuned(store, "ftjob-a", [ANN]), await tuned(store, "ftjob-b", [BOB])
+        await told(store, 1, dirty, "Ann's own joke, word for word.", 1)
+        await told(store, 2, clean, "Another.", -1)
+        for job_id, answer in (("ftjob-c", 1), ("ftjob-d", 2)):
+            await store.lineage.record(job_id, [("answer", answer, BOB)])
+            await store.jobs.record(GUILD, job_id, 5, None, BOB, "jokes-mini")
+            await store.jobs.finish(job_id, "succeeded", f"ft:jokes-mini:{GUILD}:{job_id}")
+        await store.votes.vote(1, BOB, 1)  # taken back: old and unvoted, but something has learned from it
+        async with aiosqlite.connect(tmp_path / "punchline.db") as raw:
+            await raw.execute("UPDATE answers SET told_at = told_at - 31 * 86400")
+            await raw.commit()
+        await told(store, 3, clean, "A new one.", 1)
+        assert [each.job_id for each in await store.lineage.holding(ANN)] == ["ftjob-a", "ftjob-c"]
+
+
+async def test_what_a_withdrawn_model_told_is_forgotten_and_duels_keep_their_counts(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        dirty, clean = await tuned(store, "ftjob-a", [ANN]), await tuned(store, "ftjob-b", [BOB])
+        await told(store, 1, dirty, "Ann's garden joke.", 1)
+        await told(store, 2, clean, "A clean one.", 1)
+        texts = ("A clean answer.", "Ann's garden joke.")
+        duel = await store.duels.open(GUILD, 5, 9, "", (clean, dirty), texts, votes_wanted=9, lasts_s=600)
+        await store.duels.vote(duel.id, BOB, "B")
+        await store.lineage.withdraw(ANN)
+        await told(store, 3, dirty, "Ann's garden joke.", 1)  # it was telling this one when it was withdrawn
+        assert [await store.votes.vote(message, ANN, 1) for message in (1, 2, 3)] == [None, Tally(2, 0), None]
+        closed = await store.duels.close(duel.id)
+        assert (closed.texts, closed.votes) == (("A clean answer.", ""), (0, 1))
+        await store.jokes.forget_author(ANN)
+    assert b"garden" not in (tmp_path / "punchline.db").read_bytes()
 
 
 async def test_rows_are_traced_to_their_author_after_the_joke_itself_is_gone(tmp_path: Path) -> None:
