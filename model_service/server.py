@@ -7,7 +7,6 @@ SIGTERM ─> no new connections ─> streams get `grace_s` to end ─> engines c
 import asyncio
 import logging
 import math
-import shutil
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -69,8 +68,8 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
     pool.expect(needed, tuned)
 
     async def remove(model_id: str) -> None:
-        await asyncio.to_thread(delete_tuned, models, model_id)
         await asyncio.to_thread(said.forget, settings.home / "jobs", model_id)
+        await asyncio.to_thread(registry.remove, models, model_id)  # last: as long as it is there, it can be deleted
 
     jobs = Jobs(settings.home, settings.training, pool, busy=lambda: pool.busy)
     uploads = Uploads(settings.home / "files")
@@ -98,15 +97,6 @@ def look_around(rooms: DevicePlanner) -> None:
         rooms.together()
     except PlanRefused as error:  # whoever asks for a model hears it, too
         log.warning("%s", error)
-
-
-def delete_tuned(models: Path, model_id: str) -> None:
-    """Delete a tuned model's folder: out of sight in one step, so that half a model is never found."""
-    folder = models / registry.folder_name(model_id)
-    aside = models / f"{registry.ASIDE}deleted-{folder.name}"
-    if folder.exists():
-        folder.rename(aside)
-        shutil.rmtree(aside)
 
 
 Step = Callable[[], Awaitable[None]]

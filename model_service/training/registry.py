@@ -17,6 +17,7 @@ from typing import Any, Literal
 from model_service.training import durable
 
 ASIDE = ".aside-"
+GONE = f"{ASIDE}deleted-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,32 @@ def publish(models: Path, aside: Path, manifest: dict[str, Any]) -> Path:
     durable.write_json(aside / "manifest.json", manifest)
     durable.publish(aside, final)
     return final
+
+
+def remove(models: Path, model_id: str) -> None:
+    """Delete a model: out of sight in one step, so that half a model is never found. One that is gone stays gone."""
+    _remove(models / folder_name(model_id))
+
+
+def remove_made_by(models: Path, job_id: str) -> None:
+    """Delete what a job has made, whole or half written. The id of a tuned model ends in its job's."""
+    for folder in list(models.glob(f"*:{job_id}")):
+        _remove(folder)
+
+
+def end_removals(models: Path) -> None:
+    """Delete what a power cut left of removed models."""
+    for gone in models.glob(f"{GONE}*"):
+        shutil.rmtree(gone)
+
+
+def _remove(folder: Path) -> None:
+    gone = folder.with_name(f"{GONE}{folder.name}")
+    if gone.exists():
+        shutil.rmtree(gone)
+    if folder.exists():
+        folder.rename(gone)
+        shutil.rmtree(gone)
 
 
 def finished(models: Path) -> list[TunedModel]:

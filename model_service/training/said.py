@@ -15,7 +15,7 @@ def forget(jobs: Path, model_id: str) -> None:
     if not re.fullmatch(r"ftjob-[0-9a-f]+", job_id):
         return  # not one that a job has made
     folder = jobs / job_id
-    (folder / "before.json").unlink(missing_ok=True)
+    (folder / "before.json").unlink(missing_ok=True)  # of a job that has ended there is none; of older ones there is
     result = durable.read_json(folder / "result.json")
     if result is not None and result.get("evaluation", {}).get("samples"):
         kept = {name: value for name, value in result["evaluation"].items() if name != "samples"}
