@@ -37,6 +37,7 @@ from bot.service_wire import (
 
 log = logging.getLogger(__name__)
 
+SNAPSHOT = "punchline-snapshot.jsonl"  # the name of each upload, so that none is left behind
 MOST_EVENTS = 1000  # the service's own limit; a run has about a hundred
 Method = Literal["supervised", "dpo"]
 UNREADABLE = "The model answered something I could not read. Try again in a minute."
@@ -238,9 +239,14 @@ class ServiceClient:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         form = aiohttp.FormData()
         form.add_field("purpose", "fine-tune")
-        form.add_field("file", lines.encode(), filename="jokes.jsonl", content_type="application/jsonl")
+        form.add_field("file", lines.encode(), filename=SNAPSHOT, content_type="application/jsonl")
         answer = await self._call("POST", "/v1/files", form=form, limit_s=self.timeouts.upload_s)
         return str(answer["id"])
+
+    async def uploads(self) -> list[Json]:
+        """List what `upload_file` left at the service, with `id` and `created_at`; others' files are not told of."""
+        found = (await self._call("GET", "/v1/files")).get("data") or []
+        return [each for each in found if each.get("filename") == SNAPSHOT]
 
     async def delete_file(self, file_id: str) -> None:
         """Delete an upload; jobs keep the rows they were started with."""

@@ -2,12 +2,14 @@
 
     at once        marked as withdrawn ─ guilds fall back to their last clean model ─ the data is erased
     until done     job cancelled and model deleted at the service ─ moderators told, with a button to train again
+                   snapshots deleted that the service still has, where something broke between upload and job
 
 What is not done when the bot stops goes on when it is back.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Protocol
@@ -26,6 +28,7 @@ from bot.ui.views import Interaction, View
 log = logging.getLogger(__name__)
 
 RETRY_S = 60.0
+STARTING_S = 60.0  # a younger snapshot may belong to a training that is being started
 CLEARED = "🧹 **Training #{} is withdrawn:** somebody took back what it had learned from, so nothing of it is kept."
 MOST_NAMED = 8  # models a message names; the rest is a number
 
@@ -99,7 +102,22 @@ class Withdrawals:
         told = [await self._tell(list(them)) for _, them in groupby(untold, key=lambda each: each.guild_id)]
         # newest first: what runs on another goes before it
         deleted = [await self._delete(each) for each in left if not each.is_deleted]
-        return all(told) and all(deleted)
+        return await self._sweep() and all(told) and all(deleted)
+
+    async def _sweep(self) -> bool:
+        """Delete the snapshots that nobody needs any more; False where one is left."""
+        try:
+            found = await self._client.uploads()
+            old = [each for each in found if float(each["created_at"]) < time.time() - STARTING_S]
+            for each in old:
+                await self._client.delete_file(str(each["id"]))
+        except RequestFailed as error:
+            log.info("no snapshots to look through: %s", error.code)
+            return error.status in (404, 405)  # a service without files, or somebody was faster
+        except BotError as error:
+            log.info("snapshots could not be looked through yet: %s", type(error).__name__)
+            return False
+        return len(old) == len(found)
 
     async def _delete(self, holder: Holder) -> bool:
         """Let the service stop the job and forget the model; False where it cannot be reached, or not yet."""

@@ -1,11 +1,14 @@
 """Taking one's data back: out of the collection, and out of models that learned from it; the service plays its part."""
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bot.cogs.withdrawals import STARTING_S
+from bot.service_client import SNAPSHOT
 from bot.store import CONSENT_VERSION
 from tests.bot.test_commands import ask, words
 from tests.bot.test_training_card import read, trained
@@ -136,6 +139,38 @@ async def test_what_is_taken_back_while_a_training_is_being_started_is_not_train
     assert service.deleted_files == ["file-1"]
     assert service.jobs["ftjob-1"]["status"] == "cancelled"
     assert await stage.store.jobs.active(stage.guild_id) is None
+
+
+async def test_snapshots_that_nobody_needs_any_more_are_deleted_and_no_others(
+    service: FakeService, tmp_path: Path
+) -> None:
+    long_ago, now = time.time() - 2 * STARTING_S, time.time()
+    for file_id, name, created_at in (
+        ("file-left", SNAPSHOT, long_ago),  # the bot was killed before it could delete it
+        ("file-starting", SNAPSHOT, now),
+        ("file-of-others", "theirs.jsonl", long_ago),
+    ):
+        service.file_cards[file_id] = {"id": file_id, "filename": name, "created_at": int(created_at)}
+    async with on_stage(service.socket_path, tmp_path):
+        async with asyncio.timeout(10):
+            while not service.deleted_files:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert service.deleted_files == ["file-left"]
+
+
+async def test_a_snapshot_goes_with_the_person_when_the_service_would_not_delete_it_before(
+    service: FakeService, stage: Stage
+) -> None:
+    service.refusals["/v1/files/file-1"] = (503, {"error": {"message": "Not now.", "code": "loading"}}, {})
+    await learned_from_robin(service, stage)
+    assert JOKE in service.files["file-1"]
+    assert service.deleted_files == []
+    service.refusals.clear()
+    service.file_cards["file-1"]["created_at"] -= 2 * STARTING_S
+    await delete(stage)
+    async with asyncio.timeout(10):
+        while service.deleted_files != ["file-1"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def test_what_a_crash_left_half_done_is_finished_at_the_next_start(service: FakeService, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -71,6 +72,7 @@ class FakeService:
         self.ready = True
         self.requests: list[tuple[str, Json]] = []
         self.files: dict[str, str] = {}
+        self.file_cards: dict[str, Json] = {}
         self.deleted_files: list[str] = []
         self.jobs: dict[str, Json] = {}
         self.events: dict[str, list[Json]] = {}  # by job, newest first
@@ -97,6 +99,7 @@ class FakeService:
                 web.get("/v1/models", self._list_models),
                 web.get("/health/ready", self._get_ready),
                 web.post("/v1/files", self._upload),
+                web.get("/v1/files", self._list_files),
                 web.delete("/v1/files/{id}", self._delete_file),
                 web.delete("/v1/models/{id:.+}", self._delete_model),
                 web.post("/v1/fine_tuning/jobs", self._create_job),
@@ -201,10 +204,15 @@ class FakeService:
         assert isinstance(file, web.FileField)
         file_id = f"file-{len(self.files) + 1}"
         self.files[file_id] = file.file.read().decode()
+        self.file_cards[file_id] = {"id": file_id, "filename": file.filename, "created_at": int(time.time())}
         return web.json_response({"id": file_id})
+
+    async def _list_files(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": list(self.file_cards.values())})
 
     async def _delete_file(self, request: web.Request) -> web.Response:
         self.deleted_files.append(request.match_info["id"])
+        self.file_cards.pop(request.match_info["id"], None)
         return web.json_response({"id": request.match_info["id"], "deleted": True})
 
     async def _delete_model(self, request: web.Request) -> web.Response:
