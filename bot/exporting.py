@@ -77,9 +77,14 @@ def _writer(target: Path) -> Callable[[IO[str], AsyncIterator[Kept]], Coroutine[
 async def _write_json(file: IO[str], jokes: AsyncIterator[Kept]) -> int:
     count = 0
     async for joke in jokes:
-        file.write(json.dumps({name: getattr(joke, name) for name in FIELDS}, ensure_ascii=False) + "\n")
+        file.write(json_line(joke))
         count += 1
     return count
+
+
+def json_line(joke: Kept) -> str:
+    """Return a joke as a line of an export."""
+    return json.dumps({name: getattr(joke, name) for name in FIELDS}, ensure_ascii=False) + "\n"
 
 
 async def _write_csv(file: IO[str], jokes: AsyncIterator[Kept]) -> int:

@@ -9,6 +9,7 @@ from discord import app_commands
 from discord.ext import commands
 
 from bot.cogs.hybrid import hybrid_command, hybrid_group, subcommand
+from bot.cogs.library_export import MAY_NOT_ATTACH, export_file
 from bot.cogs.library_import import IN_A_MESSAGE, NO_FILE, import_file
 from bot.cogs.library_words import LIST_LIMIT, SEARCH_LIMIT, added_sentence, imported_sentence, listed, overview
 from bot.errors import BadInput, NotAllowed
@@ -115,6 +116,19 @@ class LibraryCog(commands.Cog, name="Joke collection"):
             async with ctx.typing():
                 told = await import_file(self._store, ctx.guild.id, file, column, licence)
                 await say(ctx, f"{told}\n{overview(await self._store.jokes.count(ctx.guild.id))}")
+
+    @subcommand(jokes, "Get this server's jokes as a file (moderators).")
+    async def export(self, ctx: Context) -> None:
+        """Send all jokes as a JSONL file that imports read; whose they are is not in it."""
+        assert ctx.guild is not None
+        if not is_moderator(ctx.permissions):
+            raise NotAllowed
+        if ctx.interaction is None and not ctx.bot_permissions.attach_files:
+            raise BadInput(MAY_NOT_ATTACH)
+        async with ctx.typing(ephemeral=True):
+            file, count = await export_file(self._store, ctx.guild.id, ctx.guild.filesize_limit)
+        jokes = "joke" if count == 1 else "jokes"
+        await say(ctx, f"📦 {count:,} {jokes}: text, where from, licence; no names.", file=file, ephemeral=True)
 
     async def _import(self, guild_id: int) -> str:
         imported = await self._store.jokes.import_starter(guild_id)
