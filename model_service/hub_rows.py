@@ -51,12 +51,13 @@ def _serve(name: str, split: str, subset: str | None) -> None:
         ) from None
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
+    stated = _licence_of_page(name)
     try:
         dataset = datasets.load_dataset(name, subset, split=split, streaming=True)
         rows = iter(dataset)
         first = list(islice(rows, 1))
         columns = list(dataset.column_names or (first[0] if first else ()))
-        licence = dataset.info.license or _licence_of_page(name)
+        licence = dataset.info.license or stated
         _say({"columns": columns, "total": _total(dataset, split), "licence": licence})
         wanted = json.loads(sys.stdin.readline() or "[]")
         num_rows = 0
@@ -76,16 +77,32 @@ def _total(dataset: Any, split: str) -> int | None:
 
 
 def _licence_of_page(name: str) -> str | None:
-    """Return the licence that the data set's page names, or None where it cannot be known."""
+    """Return the licence that the data set's page names, or None where it cannot be known.
+
+    It is asked for first, and once: the library would knock for half a minute at a hub that cannot be reached.
+    Raises NotReadable then.
+    """
     import huggingface_hub
 
     try:
         card = huggingface_hub.HfApi().dataset_info(name, timeout=PAGE_LIMIT_S).card_data
-    except Exception:  # a page that does not answer only costs its licence, which is then said to be not stated
+    except (
+        Exception
+    ) as error:  # a page that does not answer only costs its licence, which is then said to be not stated
+        if _is_unreachable(error):
+            raise NotReadable(
+                f"The data set {name} cannot be read: the hub cannot be reached ({type(error).__name__})."
+                " Check the network, or download the file elsewhere and import that."
+            ) from error
         return None
     named = card.get("license") if card is not None else None
     licences = [named] if isinstance(named, str) else named if isinstance(named, list) else []
     return ", ".join(str(licence) for licence in licences if licence not in ("unknown", "other")) or None
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether nobody answered at all; the libraries under the hub's client each have their own name for it."""
+    return any(kind.__name__ in ("ConnectError", "ConnectionError") for kind in type(error).__mro__)
 
 
 def _plain(value: object) -> object:

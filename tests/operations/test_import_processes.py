@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -185,6 +186,18 @@ def test_a_data_set_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     assert ended.stderr.startswith("The data set nobody/nothing cannot be read: ")
     assert len(ended.stderr.splitlines()) == 1
     assert not (tmp_path / "var").exists()
+
+
+def test_a_hub_that_cannot_be_reached_is_said_without_knocking_for_half_a_minute(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]  # nobody listens there once it is closed
+    env = clean_environment(HF_ENDPOINT=f"http://127.0.0.1:{port}", HF_HOME=str(tmp_path / "hf"))
+    began = time.monotonic()
+    ended = punchline("import", "hf:owner/jokes", cwd=tmp_path, env=env)
+    assert time.monotonic() - began < 15, "starting takes about two seconds; the library's own retries 23 more"
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith("The data set owner/jokes cannot be read: the hub cannot be reached (")
+    assert len(ended.stderr.splitlines()) == 1
 
 
 def test_what_is_not_installed_is_named_with_the_way_to_get_it(
