@@ -32,11 +32,16 @@ class Child:
     async def start(
         cls, folder: JobFolder, models: Path, settings: TrainingSettings, checkpoint_every_s: float
     ) -> Self:
-        """Start a worker on a job's folder."""
+        """Start a worker on a job's folder; under torchrun where several processes are to share it."""
         threads = settings.threads or max(1, (os.cpu_count() or 2) // 2)
         several = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(settings.processes), "-m")
+        shares = settings.processes > 1 and can_be_shared(folder)
+        if settings.processes > 1 and not shares:
+            folder.add_event(
+                f"One process trains this: training.processes ({settings.processes}) counts for jokes only."
+            )
         command = [
-            *(sys.executable, "-m", *(several if settings.processes > 1 else ())),
+            *(sys.executable, "-m", *(several if shares else ())),
             *("model_service.training.worker", str(folder.path)),
             *("--models", str(models)),
             *("--threads", str(threads), "--nice", str(settings.nice), "--parent", str(os.getpid())),
@@ -72,6 +77,11 @@ class Child:
                 self._process.send_signal(number)
             except ProcessLookupError:
                 pass  # it ended by itself just now
+
+
+def can_be_shared(folder: JobFolder) -> bool:
+    """Whether several processes can train a job together: those on jokes can, classifiers and preferences cannot."""
+    return bool(folder.job["request"]["method"] == "supervised")
 
 
 def describe_exit(code: int) -> str:

@@ -7,7 +7,7 @@
       choices.json        what the child measured and keeps to when it is started again
       events.jsonl        one line an event, appended by both
       train.jsonl  held_out.jsonl      until the job has ended
-      before.json         what the old model says, noted by the child before it trains
+      before.json         what the old model says, noted by the child before it trains; until the job has ended
       checkpoints/        written by the child, pruned
       result.json         the child's last word when it ended well: figures, gate, model
       failure.json        the child's last word when it gave up: a sentence
@@ -19,6 +19,7 @@ Each file has one writer (events apart, whose lines are appended whole), and is 
 import json
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -106,6 +107,13 @@ class JobFolder:
         """Delete the rows: a job that has ended needs them no more, and people may take them back."""
         for name in ("train", "held_out"):
             (self.path / f"{name}.jsonl").unlink(missing_ok=True)
+
+    def clean(self) -> None:
+        """Free the disk that only a running job needs, and keep nobody's texts longer; manifests have hashes."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        shutil.rmtree(self.path / "cache", ignore_errors=True)
+        (self.path / "before.json").unlink(missing_ok=True)
+        self.forget_rows()
 
     def add_event(self, message: str, *, level: str = "info", data: dict[str, Any] | None = None) -> None:
         """Append an event; `data` makes it one of type `metrics`."""

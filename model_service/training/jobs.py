@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from model_service.config import ModelSettings, TrainingSettings
 from model_service.errors import Conflict, ModelNoRoom, NotFound, RequestRefused, ServiceError
@@ -23,6 +23,7 @@ from model_service.training import registry
 from model_service.training.child import STOP_LIMIT_S, Child, describe_exit
 from model_service.training.folder import FINAL, JobFolder
 from model_service.training.orders import Order, Rows, start_of, write_job
+from model_service.training.serving import Pool
 from model_service.training.worker import DONE
 from model_service.training.yielding import showing
 
@@ -30,33 +31,12 @@ log = logging.getLogger(__name__)
 
 MAX_RESTARTS = 2  # without a newer checkpoint in between
 CHECKPOINT_EVERY_S = 30.0
-SETTLE_LIMIT_S = 10.0  # from the end of a child to the status that says so
+SETTLE_LIMIT_S = 10.0  # from the end of a child to the status that says so; a large model takes longer to load
 CLOSE_LIMIT_S = 15.0  # whoever stops the service waits 25 s; an older checkpoint is there if this is not enough
 _ID = re.compile(r"ftjob-[0-9a-f]{16}")
 
 
 Spawn = Callable[[JobFolder], Awaitable[Child]]
-
-
-class Held(Protocol):
-    """What jobs need to know of a loaded model."""
-
-    @property
-    def task(self) -> str:
-        """`generate` or `classify`."""
-
-
-class Pool(Protocol):
-    """What jobs need of the loaded models."""
-
-    def find(self, model_id: str, /) -> Held:
-        """Describe a model. Raises ModelNotFound."""
-
-    def folder(self, model_id: str, /) -> Path:
-        """Return where its files lie. Raises ModelNotFound, ModelLoading."""
-
-    async def load(self, spec: ModelSettings, /) -> None:
-        """Load a model beside the others. Raises ServiceError."""
 
 
 class Jobs:
@@ -70,13 +50,15 @@ class Jobs:
         *,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         stop_limit_s: float = STOP_LIMIT_S,
+        settle_limit_s: float = SETTLE_LIMIT_S,
         spawn: Spawn | None = None,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
         """Take them up with `start`. busy: whether people are being answered, so that a run steps aside."""
         home = home.resolve()  # the child is given whole paths
         self._folder, self._models = home / "jobs", home / "models"
-        self._pool, self._stop_limit_s, self._busy = pool, stop_limit_s, busy
+        self._pool, self._busy = pool, busy
+        self._stop_limit_s, self._settle_limit_s = stop_limit_s, settle_limit_s
         self._spawn = spawn or (lambda folder: Child.start(folder, self._models, settings, checkpoint_every_s))
         self._changing = asyncio.Lock()  # held while a status goes from one to the next
         self._work = asyncio.Event()
@@ -154,22 +136,27 @@ class Jobs:
             if job_id != self._current:
                 await self._rest(folder, wish)
                 return folder
-            self._wish = wish
+            if self._wish != "cancelled":  # who cancels a job does not find it paused
+                self._wish = wish
             child, settled = self._child, self._settled
         if child is not None:
             await child.stop(self._stop_limit_s)
-        async with asyncio.timeout(SETTLE_LIMIT_S):
-            await settled.wait()
+        try:
+            async with asyncio.timeout(self._settle_limit_s):
+                await settled.wait()
+        except TimeoutError:
+            raise Conflict(f"Job {job_id} has just ended; its model is being loaded.", code="job_ended") from None
         return folder
 
     async def _rest(self, folder: JobFolder, wish: Literal["cancelled", "paused"]) -> None:
         if wish == "cancelled":
-            await asyncio.to_thread(_clean, folder)
+            await asyncio.to_thread(self._drop, folder)
             await self._change(folder, "The job was cancelled.", status=wish, finished_at=int(time.time()))
         else:
             await self._change(folder, f"The job is paused at step {folder.latest_step()}.", status=wish)
 
     def _recover(self) -> None:
+        registry.end_removals(self._models)
         for aside in self._folder.glob(".aside-*"):
             shutil.rmtree(aside)
         for folder in self.list():
@@ -261,10 +248,9 @@ class Jobs:
         except ModelNoRoom as error:
             folder.add_event(f"{error} It is loaded when somebody asks for it.")
         except ServiceError as error:
-            return await self._fail(
-                folder, f"The model is trained, but could not be loaded: {error}", "model_load_failed"
-            )
-        await asyncio.to_thread(_clean, folder)
+            message = f"The model is trained, but could not be loaded: {error}"
+            return await self._fail(folder, message, "model_load_failed", model_id)
+        await asyncio.to_thread(folder.clean)
         for reason in result["gate"]["reasons"]:
             folder.add_event(reason)
         verdict = "It passed the gate." if result["gate"]["passed"] else "It did not pass the gate."
@@ -276,10 +262,18 @@ class Jobs:
             fine_tuned_model=model_id,
         )
 
-    async def _fail(self, folder: JobFolder, message: str, code: str) -> None:
-        await asyncio.to_thread(folder.forget_rows)
+    async def _fail(self, folder: JobFolder, message: str, code: str, model_id: str | None = None) -> None:
+        """Give a job up. model_id: the model it has made all the same, so that somebody can delete it."""
+        await asyncio.to_thread(self._drop, folder, model_id)
         error = {"message": message, "code": code, "param": None}
-        await self._change(folder, message, "error", status="failed", finished_at=int(time.time()), error=error)
+        changes = {"finished_at": int(time.time()), "error": error, "fine_tuned_model": model_id}
+        await self._change(folder, message, "error", status="failed", **changes)
+
+    def _drop(self, folder: JobFolder, model_id: str | None = None) -> None:
+        """Keep nothing of what a job has learned but the model, if it has made one."""
+        folder.clean()
+        if model_id is None:
+            registry.remove_made_by(self._models, folder.id)
 
     async def _change(self, folder: JobFolder, message: str, level: str = "info", **changes: Any) -> None:
         """Write a new status and say so, in the events and in the log."""
@@ -289,10 +283,3 @@ class Jobs:
 
 
 ENDED = {"succeeded": "succeeded", "failed": "failed", "cancelled": "been cancelled", "paused": "been paused"}
-
-
-def _clean(folder: JobFolder) -> None:
-    """Free the disk that only a running job needs, and keep nobody's texts longer than that; manifests have hashes."""
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    shutil.rmtree(folder.path / "cache", ignore_errors=True)
-    folder.forget_rows()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model_service.training.recipe import Recipe
-from model_service.training.stops import Interrupted, TrainingFailed
+from model_service.training.stops import TOO_FEW_GPUS, Interrupted, TrainingFailed
 
 Found = TypeVar("Found")
 
@@ -31,12 +31,15 @@ class Group:
 
     @classmethod
     def from_environment(cls) -> "Group":
-        """Join the processes that torchrun started; alone without it. `closing` must follow."""
+        """Join the processes that torchrun started; alone without it. `closing` must follow. Raises TrainingFailed."""
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls()
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            rank, num_gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+            if rank == 0 and int(os.environ["LOCAL_WORLD_SIZE"]) > num_gpus:  # torchrun ends the others
+                raise TrainingFailed(TOO_FEW_GPUS.format(size, num_gpus), "too_few_devices")
+            torch.cuda.set_device(rank)
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), size)
 

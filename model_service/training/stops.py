@@ -28,6 +28,10 @@ TOO_LARGE_FOR_ONE = (
     "One of the devices ran out of memory. Choose a smaller batch_size, set gradient_checkpointing to true, or free"
     " memory on it; the old model is untouched."
 )
+TOO_FEW_GPUS = (
+    "training.processes is {}, but the GPUs here are only {}, and each process needs its own. Lower it and start"
+    " again; the old model is untouched."
+)
 
 
 class Interrupted(Exception):

@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ TOO_LITTLE_MEMORY = (
 )
 RANK = "RANK"  # torchrun sets it: which of the processes of a job this one is
 LOCK_LIMIT_S = 60.0  # a predecessor that lost its service notices within a step
+ORPHAN_LOOK_S, ORPHAN_LIMIT_S = 1.0, 45.0  # it lets go of the lock before its successor gives up
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,12 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in the terminal is the service's to handle
     os.nice(options.nice)
     folder = JobFolder(options.folder)
-    if RANK in os.environ:  # torchrun's processes; it lives as long as the service does, and they as long as it
-        options.parent = os.getppid()
-    with folder.lock.open("w") as lock:
-        if os.environ.get(RANK, "0") == "0":
-            _take(lock.fileno())
-        return _run(folder, options)
+    is_orphan = _orphaned(options.parent)
+    ended = threading.Event()
+    threading.Thread(target=_end_if_stuck, args=(is_orphan, ended), name="orphan-watch", daemon=True).start()
+    try:
+        with folder.lock.open("w") as lock:
+            if os.environ.get(RANK, "0") == "0":
+                _take(lock.fileno())
+            return _run(folder, options, is_orphan)
+    finally:
+        ended.set()
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -59,7 +65,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", type=Path, required=True, help="where the finished model goes")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--nice", type=int, default=0)
-    parser.add_argument("--parent", type=int, default=os.getppid(), help="stop when this is no longer the parent")
+    parser.add_argument("--parent", type=int, default=os.getppid(), help="the service; stop when it is gone")
     parser.add_argument("--checkpoint-every-s", type=float, default=30.0)
     parser.add_argument("--rest", type=float, default=0.0, help="after each step while people are answered, in steps")
     return parser.parse_args(arguments)
@@ -78,7 +84,7 @@ def _take(descriptor: int) -> None:
             time.sleep(0.2)
 
 
-def _run(folder: JobFolder, options: argparse.Namespace) -> int:
+def _run(folder: JobFolder, options: argparse.Namespace, is_orphan: Callable[[], bool]) -> int:
     import torch  # seconds of import, during which SIGTERM simply ends the process: there is nothing to save yet
 
     from model_service.training.classify import ClassifierTraining
@@ -99,7 +105,7 @@ def _run(folder: JobFolder, options: argparse.Namespace) -> int:
             more["group"] = Group.from_environment()
         elif os.environ.get(RANK, "0") != "0":
             return DONE  # these methods are the first process's alone
-        check = Courtesy(folder.path, options.rest, _checker(options.parent))
+        check = Courtesy(folder.path, options.rest, _checker(is_orphan))
         run = training(folder, options.models, check=check, checkpoint_every_s=options.checkpoint_every_s, **more)
         run.run()
     except Interrupted:
@@ -130,7 +136,32 @@ def _refuse(folder: JobFolder, message: str, code: str) -> int:
     return REFUSED
 
 
-def _checker(parent: int) -> Callable[[], None]:
+def _orphaned(service: int) -> Callable[[], bool]:
+    """Return a function that says whether the service, or the torchrun between it and this process, has died."""
+    if RANK not in os.environ:
+        return lambda: os.getppid() != service
+    torchrun = os.getppid()
+
+    def is_orphan() -> bool:
+        try:
+            os.kill(service, 0)  # it is not our parent; torchrun would go on without it
+        except (ProcessLookupError, PermissionError, OverflowError):
+            return True
+        return os.getppid() != torchrun
+
+    return is_orphan
+
+
+def _end_if_stuck(is_orphan: Callable[[], bool], ended: threading.Event) -> None:
+    """Watch on a thread: an orphan that waits for a process that is gone would never come to its next check."""
+    while not ended.wait(ORPHAN_LOOK_S):
+        if is_orphan():
+            if not ended.wait(ORPHAN_LIMIT_S):  # it normally writes a checkpoint and ends within this
+                os.kill(os.getpid(), signal.SIGKILL)
+            return
+
+
+def _checker(is_orphan: Callable[[], bool]) -> Callable[[], None]:
     """Return a function that raises Interrupted after a SIGTERM, or when the service has died without one."""
     from model_service.training.loop import Interrupted
 
@@ -143,7 +174,7 @@ def _checker(parent: int) -> Callable[[], None]:
     signal.signal(signal.SIGTERM, stop)
 
     def check() -> None:
-        if stop_asked or os.getppid() != parent:
+        if stop_asked or is_orphan():
             raise Interrupted
 
     return check
