@@ -115,6 +115,8 @@ async def test_jobs_whose_child_or_service_is_killed_end_as_if_nothing_had_happe
         with restarted(service) as again:
             async with again.client() as client:
                 await check_outcome(client, again, await finished(client, jobs[1]), base, "The service was restarted")
+                for folder in folders:
+                    await check_forgotten(client, again, folder)
 
 
 async def check_outcome(
@@ -143,10 +145,13 @@ async def check_outcome(
     assert told["after"]["bits_per_char"] < 0.75 * told["before"]["bits_per_char"]
 
 
-async def check_forgotten(client: aiohttp.ClientSession, folder: JobFolder, job: dict[str, Any]) -> None:
+async def check_forgotten(client: aiohttp.ClientSession, service: ServiceProcess, folder: JobFolder) -> None:
     """With the model goes what was heard of it, which may repeat its jokes; the figures stay."""
+    job = await call(client, "GET", f"/v1/fine_tuning/jobs/{folder.id}")
     await call(client, "DELETE", f"/v1/models/{job['fine_tuned_model']}")
     told = (await call(client, "GET", f"/v1/fine_tuning/jobs/{job['id']}"))["punchline"]["evaluation"]
     assert "samples" not in told
     assert told["after"] == job["punchline"]["evaluation"]["after"]
-    assert not (folder.path / "before.json").exists()
+    assert not list((service.home / "models").glob(f"*{folder.id}*"))
+    texts = [path.read_text(errors="replace") for path in folder.path.rglob("*") if path.is_file()]
+    assert not [text for text in texts if "walks into" in text], "none of the jokes is left in any file of the job"
