@@ -110,6 +110,14 @@ async def test_what_people_write_is_text_and_markdown_never_html(browser: Browse
         await expect(text.get_by_text("hidden")).to_be_visible()
 
 
+async def test_times_are_in_discords_styles_and_a_quoted_message_is_one_plain_line(browser: Browser) -> None:
+    async with open_page(browser) as (page, stage):
+        said = await stage.morgan.say("**Bold** <t:129600:d>\n> and `code` ||hidden||")
+        await expect(page.locator(".message .text").last).to_contain_text("Bold 1/2/70")
+        await stage.robin.say("Indeed.", reply_to=said)
+        await expect(page.locator(".message .above .quoted").last).to_have_text("Bold 1/2/70 > and `code` ||hidden||")
+
+
 async def test_a_button_edits_and_a_secret_answer_is_for_one_until_dismissed(browser: Browser) -> None:
     async with open_page(browser) as (page, stage):
         await stage.robin.say("!joke")

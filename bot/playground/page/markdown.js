@@ -116,9 +116,15 @@ function channelMention(id, context) {
   return h("button", { class: "mention", onclick: () => context.openChannel(id) }, `#${name}`);
 }
 
+// Discord's styles of a time; without one it is "f".
+const TIMES = {
+  t: { timeStyle: "short" }, T: { timeStyle: "medium" }, d: { dateStyle: "short" }, D: { dateStyle: "long" },
+  f: { dateStyle: "long", timeStyle: "short" }, F: { dateStyle: "full", timeStyle: "short" },
+};
+
 function time(seconds, style) {
   const moment = new Date(seconds * 1000);
-  const shown = style === "R" ? relative(seconds - Date.now() / 1000) : moment.toLocaleString();
+  const shown = style === "R" ? relative(seconds - Date.now() / 1000) : moment.toLocaleString([], TIMES[style ?? "f"]);
   return h("time", { datetime: moment.toISOString(), title: moment.toLocaleString() }, shown);
 }
 
@@ -127,6 +133,11 @@ function relative(seconds) {
   const units = [["day", 86400], ["hour", 3600], ["minute", 60], ["second", 1]];
   const [unit, size] = units.find(([, size]) => Math.abs(seconds) >= size) ?? units.at(-1);
   return format.format(Math.round(seconds / size), unit);
+}
+
+// One line of what a text reads as, for where it is only quoted; what is hidden there stays as it was typed.
+export function plain(text, context) {
+  return text.split("\n").map((line) => (line.includes("||") ? line : h("div", {}, lines(line, context)).textContent)).join(" ");
 }
 
 // Up to 27 emoji and nothing else are shown large.

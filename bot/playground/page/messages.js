@@ -3,7 +3,7 @@
 import { button, h, icon, toast } from "/page/dom.js";
 import { attachment, embed, layout } from "/page/embeds.js";
 import { row } from "/page/components.js";
-import { isJumbo, markdown } from "/page/markdown.js";
+import { isJumbo, markdown, plain } from "/page/markdown.js";
 import { avatar, badge, channelIcon } from "/page/sidebar.js";
 import { pickEmoji } from "/page/emoji.js";
 
@@ -107,7 +107,7 @@ export class Conversation {
     if (!message.message_reference) return null;
     const target = message.referenced_message;
     if (!target) return h("div", { class: "above" }, h("i", {}, "Original message was deleted"));
-    const text = target.content || (target.embeds.length ? "an embed" : "an attachment");
+    const text = plain(target.content, this.actions.context(target)) || (target.embeds.length ? "an embed" : "an attachment");
     return h("button", { class: "above", onclick: () => this.show(target.id) }, avatar(target.author, 16), h("b", {}, this.store.name(target.author.id)), badge(target.author), h("span", { class: "quoted" }, text));
   }
 
