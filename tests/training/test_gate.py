@@ -67,6 +67,35 @@ def test_noise_passes_about_as_often_as_the_limit_says() -> None:
     assert 0.01 <= np.mean([s >= 0.95 for s in sure]) <= 0.11
 
 
+@pytest.mark.parametrize(
+    ("gains", "share"),
+    [
+        ([3.0, -1.0], 3 / 4),  # of the four resamples only (-1, -1) is no gain
+        ([1.0, -1.0], 1 / 4),  # a sum of 0 is no gain
+        ([5.0, -1.0, -1.0], 19 / 27),  # all but the eight without the 5
+        ([2.0, 1.0, 0.5], 1.0),
+    ],
+)
+def test_the_bootstrap_finds_the_share_that_counting_all_resamples_gives(gains: list[float], share: float) -> None:
+    before, after = np.full(len(gains), 50.0), np.full(len(gains), 50.0) - gains
+    assert sureness(before, after) == pytest.approx(share, abs=0.02)  # 4,000 draws: three times their spread
+    assert sureness(before, after) == sureness(before, after), "the same evidence gives the same verdict"
+
+
+def test_each_limit_passes_up_to_it_and_fails_just_past_it() -> None:
+    tokens, half = np.full(40, 20.0), BEFORE - 1.0
+    good = Evidence(BEFORE, half, half, tokens, 4.0, 4.0, 0.0, 40)
+    assert decide(good).passed
+    for name, at, past in (("general_after", 4.0799, 4.0801), ("verbatim_rate", 4 / 40, 5 / 40)):
+        assert decide(replace(good, **{name: at})).passed, name  # type: ignore[arg-type]
+        assert not decide(replace(good, **{name: past})).passed, name  # type: ignore[arg-type]
+    needed = sureness(BEFORE, BEFORE + np.resize([1.0, -1.3], 40))
+    doubtful = replace(good, judged=BEFORE + np.resize([1.0, -1.3], 40))
+    assert 0.5 < needed < 0.95
+    assert decide(doubtful, Limits(min_sureness=needed)).passed
+    assert not decide(doubtful, Limits(min_sureness=needed + 1e-6)).passed
+
+
 def test_the_bootstrap_is_paired_so_a_small_steady_gain_is_seen() -> None:
     assert sureness(BEFORE, BEFORE - 0.1 + RNG.normal(0, 0.1, 40)) > 0.99  # the jokes themselves differ by 20 nats
 
