@@ -21,9 +21,10 @@ from bot.ui.training_card import Curves, Points
 HEIGHT = 230
 TRAIN, HELD_OUT = COLOURS[0], COLOURS[1]
 SMOOTHED_OVER = 5  # steps' losses; one batch says little
-LEFT, RIGHT, TOP, BOTTOM = 48, 14, 34, 36  # pixels around the curves
+LEFT, RIGHT, TOP, BOTTOM = 66, 14, 34, 36  # pixels around the curves
+LABEL_LEFT = 12  # pixels from the edge to the middle of the label of the losses, however long these are
 LABEL_ROOM = 0.45  # of the width, for the label of the best step; it stands to the left where less is left
-HEADROOM = 0.12  # of the height, kept free for that label
+HEADROOM, FOOTROOM = 0.12, 0.04  # of the height, kept free for that label and for the ring
 
 
 def png(curves: Curves) -> bytes:
@@ -71,7 +72,7 @@ def _mark_best(axes: Axes, curves: Curves) -> None:
     if curves.best_step is None:
         return
     bottom, top = axes.get_ylim()
-    axes.set_ylim(bottom, top + HEADROOM * (top - bottom))
+    axes.set_ylim(bottom - FOOTROOM * (top - bottom), top + HEADROOM * (top - bottom))
     step, loss = curves.best_step, dict(curves.held_out)[curves.best_step]
     axes.axvline(step, color=QUIET, lw=1, ls=(0, (3, 3)), zorder=1)
     axes.plot([step], [loss], "o", ms=9, mfc="none", mec=TEXT, mew=1.5, gid="best")
@@ -93,7 +94,8 @@ def _mark_best(axes: Axes, curves: Curves) -> None:
 def _dress(axes: Axes) -> None:
     """Quiet axes: no frame, thin lines across."""
     axes.set_xlabel("step", color=QUIET, fontproperties=PLAIN, labelpad=2)
-    axes.set_ylabel("loss", color=QUIET, fontproperties=PLAIN, labelpad=4)
+    axes.set_ylabel("loss", color=QUIET, fontproperties=PLAIN, va="center")
+    axes.yaxis.set_label_coords((LABEL_LEFT - LEFT) / (WIDTH - LEFT - RIGHT), 0.5)
     for side in axes.spines.values():
         side.set_visible(False)
     axes.grid(axis="y", color=FREE, lw=0.8)

@@ -368,6 +368,35 @@ def test_the_best_step_is_ringed_and_named_inside_the_picture() -> None:
         assert 0 <= box.y0 < box.y1 <= frame.y1
 
 
+@pytest.mark.parametrize("scale", [0.01, 1.0, 10.0])
+def test_no_word_or_ring_is_cut_off_at_an_edge_or_lies_on_another(scale: float) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from bot.ui import loss_chart
+
+    for found in (curves(events()), curves(events(total_steps=20, best_step=20)), Curves((), ((0, 3.5), (9, 3.1)), 9)):
+        points = [tuple((step, loss * scale) for step, loss in each) for each in (found.train, found.held_out)]
+        drawing = loss_chart.figure(Curves(points[0], points[1], found.best_step))
+        FigureCanvasAgg(drawing).draw()
+        [axes] = drawing.axes
+        low, high = axes.get_ylim()
+        ticks = [
+            label for at, label in zip(axes.get_yticks(), axes.get_yticklabels(), strict=True) if low <= at <= high
+        ]
+        legend = axes.get_legend()
+        assert legend is not None
+        for text in (axes.xaxis.label, axes.yaxis.label, *ticks, *axes.texts, *legend.get_texts()):
+            box = text.get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= drawing.bbox.x1, text
+            assert 0 <= box.y0 < box.y1 <= drawing.bbox.y1, text
+        named = axes.yaxis.label.get_window_extent()
+        assert not any(named.overlaps(tick.get_window_extent()) for tick in ticks)
+        [ring] = [line for line in axes.lines if line.get_gid() == "best"]
+        middle = axes.transData.transform((ring.get_xdata()[0], ring.get_ydata()[0]))  # type: ignore[index]
+        radius = float(ring.get_markersize() + ring.get_markeredgewidth()) / 2 * drawing.dpi / 72
+        assert middle[1] - radius >= axes.bbox.y0, "the ring is whole"
+
+
 def test_the_bot_starts_without_matplotlib() -> None:
     code = "import sys, bot.app; sys.exit('matplotlib' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0
