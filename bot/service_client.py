@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 SNAPSHOT = "punchline-snapshot.jsonl"  # the name of each upload, so that none is left behind
 MOST_EVENTS = 1000  # the service's own limit; a run has about a hundred
 Method = Literal["supervised", "dpo"]
+Adapter = Literal["lora", "full"]
 UNREADABLE = "The model answered something I could not read. Try again in a minute."
 
 __all__ = [
@@ -265,12 +266,14 @@ class ServiceClient:
         *,
         n_epochs: int | None = None,
         method: Method = "supervised",
+        adapter: Adapter = "lora",
     ) -> Json:
         """Start a fine-tune and return the job. n_epochs: None leaves it to the service.
 
-        method: `supervised` trains on jokes, `dpo` on preferences; both an adapter, so that servers share one model.
+        method: `supervised` trains on jokes, `dpo` on preferences. adapter: with `lora` servers share one model's
+        memory, `full` makes a whole one.
         """
-        how: Json = {"adapter": "lora"}
+        how: Json = {"adapter": adapter}
         if n_epochs is not None:
             how["hyperparameters"] = {"n_epochs": n_epochs}
         chosen = {"type": method, method: how}

@@ -17,7 +17,7 @@ from bot.cogs.guild_model import GuildModel
 from bot.cogs.hybrid import hybrid_group, subcommand
 from bot.cogs.training_decisions import Decisions
 from bot.cogs.training_runs import Runs
-from bot.cogs.training_sources import SOURCES, Source, source_named
+from bot.cogs.training_sources import ADAPTERS, SOURCES, Wish, wish_of, wished
 from bot.cogs.training_watch import ENDED
 from bot.errors import BadInput, NotAllowed, RequestFailed
 from bot.service_client import ServiceClient
@@ -29,6 +29,11 @@ from bot.ui.views import Interaction
 
 log = logging.getLogger(__name__)
 
+START = "[votes|global] [full]"
+NOT_THE_OWNER = (
+    "Only my owner can train everybody's model (`global`) or all weights of one (`full`). `/finetune start` trains this"
+    " server's model."
+)
 MAX_EPOCHS = 100  # the service's own limit
 DECIDED = "👉 "  # begins the line of a card that says what was decided last
 
@@ -75,17 +80,24 @@ class TrainingCog(commands.Cog, name="Training"):
             "\n`/finetune history` lists the trainings, `/finetune rollback` goes back to the model before.",
         )
 
-    @subcommand(finetune, "Train the joke model on this server's jokes or votes (moderators).", usage="[votes]")
-    @app_commands.describe(on="What to learn from; left out: the jokes.")
-    @app_commands.choices(on=[app_commands.Choice(name=each, value=each) for each in SOURCES])
-    async def start(self, ctx: Context, on: str = "jokes") -> None:
-        """Start training; one message shows how it goes."""
+    @subcommand(finetune, "Train the joke model on this server's jokes or votes (moderators).", usage=START)
+    @app_commands.describe(
+        on="What to learn from; left out: the jokes. Global imports are the owner's.",
+        adapter="How: lora trains a small adapter (as ever); full trains all weights, for the bot's owner.",
+    )
+    @app_commands.choices(
+        on=[app_commands.Choice(name=each, value=each) for each in SOURCES],
+        adapter=[app_commands.Choice(name=each, value=each) for each in ADAPTERS],
+    )
+    async def start(self, ctx: Context, on: str = "", adapter: str = "") -> None:
+        """Start training; one message shows how it goes. `global` and `full` are for the bot's owner."""
         assert ctx.guild is not None
-        source = source_named(on)
+        wish = wished(on, adapter)
+        await _check_owner(ctx.bot, ctx.author, wish)
         guild_id = ctx.guild.id
         async with self._runs.starting(guild_id):
             async with ctx.typing():
-                state = await self._runs.create(guild_id, ctx.channel.id, ctx.author.id, source=source)
+                state = await self._runs.create(guild_id, ctx.channel.id, ctx.author.id, wish=wish)
             try:
                 message = await say(ctx, words.progress(state))
                 await self._store.jobs.record(guild_id, str(state["id"]), ctx.channel.id, message.id, ctx.author.id)
@@ -191,7 +203,7 @@ class TrainingCog(commands.Cog, name="Training"):
             if job is None or job.guild_id != interaction.guild_id:
                 raise BadInput("I know nothing of this training any more. `/finetune history` lists what I know.")
             if action == "longer":
-                sentence = await self._train_longer(job, interaction.user.id)
+                sentence = await self._train_longer(job, interaction)
             elif action == "promote":
                 sentence = await self._decisions.promote(job, interaction.user.id, from_card=True)
             elif action == "undo":
@@ -210,7 +222,7 @@ class TrainingCog(commands.Cog, name="Training"):
         content = "\n".join(before)[: MESSAGE_LIMIT - len(decided)] + decided
         await interaction.edit_original_response(content=content, view=drawn(actions, passed=bool(now.outcome.passed)))
 
-    async def _train_longer(self, job: Job, user_id: int) -> str:
+    async def _train_longer(self, job: Job, interaction: Interaction) -> str:
         """Start over from the model that is live now, for twice as many rounds; the gate compares with that one."""
         async with self._runs.starting(job.guild_id):
             try:
@@ -223,9 +235,16 @@ class TrainingCog(commands.Cog, name="Training"):
             if n_epochs >= MAX_EPOCHS:
                 raise BadInput(f"It went over the jokes {n_epochs} times already, and more is not possible.")
             longer = min(MAX_EPOCHS, 2 * n_epochs)
-            source: Source = "votes" if words.learns_from_votes(state) else "jokes"
-            await self._runs.create(job.guild_id, job.channel_id, user_id, longer, source=source)
+            wish = wish_of(state)
+            await _check_owner(interaction.client, interaction.user, wish)
+            await self._runs.create(job.guild_id, job.channel_id, interaction.user.id, longer, wish=wish)
             await self._runs.follow_guild(job.guild_id)
         return (
             f"🔁 Training again, {longer} times over the jokes instead of {n_epochs}: a new message shows how it goes."
         )
+
+
+async def _check_owner(bot: commands.Bot, user: discord.abc.User, wish: Wish) -> None:
+    """Let only the bot's owner, or the team that is, have what is theirs. Raises NotAllowed."""
+    if wish.is_the_owners and not await bot.is_owner(user):
+        raise NotAllowed(NOT_THE_OWNER)

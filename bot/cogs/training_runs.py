@@ -5,19 +5,23 @@ snapshot of trainable jokes ─ upload ─ job ─ recorded ─ a watch that kee
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from bot.cogs.guild_model import GuildModel
-from bot.cogs.training_sources import Source, is_still_there, snapshot
+from bot.cogs.model_words import owner_of
+from bot.cogs.training_sources import Wish, is_still_there, snapshot
 from bot.cogs.training_watch import Watch
 from bot.errors import BadInput, BotError, ModelMissing, TooFewJokes
-from bot.service_client import Json, Method, ServiceClient
+from bot.service_client import Json, ServiceClient
 from bot.store import Job, Store
 
 log = logging.getLogger(__name__)
 
 RETRY_S = 60.0
+JOKES = Wish()
+EVERYBODYS = "global"  # in a model's id where others have the number of their server
 
 
 class Runs:
@@ -58,34 +62,48 @@ class Runs:
             self._starting.discard(guild_id)
 
     async def create(
-        self, guild_id: int, channel_id: int, user_id: int, n_epochs: int | None = None, *, source: Source = "jokes"
+        self, guild_id: int, channel_id: int, user_id: int, n_epochs: int | None = None, *, wish: Wish = JOKES
     ) -> Json:
-        """Upload the snapshot, start a job on the model that tells jokes here now, and record it; returns the job."""
-        given = await snapshot(self._store, guild_id, source)
-        method: Method = "dpo" if source == "votes" else "supervised"
-        live, metadata = await self._models.live(guild_id), {"guild_id": str(guild_id), "started_by": str(user_id)}
+        """Upload the snapshot, start a job on the model that tells jokes here now, and record it; returns the job.
+
+        A job on global jokes starts from a model that holds no server's jokes. Whether somebody may wish for it is the
+        caller's to know.
+        """
+        given = await snapshot(self._store, guild_id, wish.source)
+        live = await self._models.live(guild_id)
+        base = self._models.default if wish.source == "global" and owner_of(live) is not None else live
+        metadata = {"guild_id": str(guild_id), "started_by": str(user_id), "source": wish.source}
+        suffix = EVERYBODYS if wish.source == "global" else str(guild_id)
+
+        how: dict[str, Any] = {
+            "n_epochs": n_epochs,
+            "method": "dpo" if wish.source == "votes" else "supervised",
+            "adapter": wish.adapter,
+        }
         async with self._uploaded(given.rows) as file_id:
             try:
-                try:
-                    state = await self._client.create_job(
-                        live, file_id, str(guild_id), metadata, n_epochs=n_epochs, method=method
-                    )
-                except ModelMissing:
-                    default = self._models.default
-                    if live == default:
-                        raise
-                    log.warning("model %s is gone from the service; training on %s", live, default)
-                    state = await self._client.create_job(
-                        default, file_id, str(guild_id), metadata, n_epochs=n_epochs, method=method
-                    )
+                base, state = await self._started(
+                    base, lambda on: self._client.create_job(on, file_id, suffix, metadata, **how)
+                )
             except TooFewJokes as error:
                 raise BadInput(f"{error}\n{given.had}") from error
         await self._store.lineage.record(str(state["id"]), given.lineage)
-        await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, live)
+        await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, base)
         if not await is_still_there(self._store, guild_id, given):
             await self._drop(str(state["id"]))
             raise BadInput("Some of what I was about to train on was taken back just now. Start again without it.")
         return state
+
+    async def _started(self, base: str, start: Callable[[str], Awaitable[Json]]) -> tuple[str, Json]:
+        """Start a job on a model, or on the default where that one is gone; returns which it was, and the job."""
+        try:
+            return base, await start(base)
+        except ModelMissing:
+            default = self._models.default
+            if base == default:
+                raise
+        log.warning("model %s is gone from the service; training on %s", base, default)
+        return default, await start(default)
 
     async def _drop(self, job_id: str) -> None:
         """End a job that may not go on."""

@@ -7,6 +7,7 @@ from bot.cogs.model_words import code
 from bot.service_client import Json
 from bot.store import Counts, VoteCounts
 from bot.store import Job as StoredJob
+from bot.ui.charts import size
 from bot.ui.text import inline
 
 BAR_CELLS = 20
@@ -29,6 +30,7 @@ def title(job: Json) -> str:
     counts = _punchline(job).get("counts") or {}
     train, held_out = counts.get("train"), counts.get("held_out")
     what, on = ("pairs of jokes", "from votes") if learns_from_votes(job) else ("jokes", "this server's jokes")
+    on = "everybody's model on the global jokes" if is_for_everybody(job) else on
     jokes = f" · {train} {what} to learn from, {held_out} to test with" if train is not None else ""
     if too_long := counts.get("too_long"):
         jokes += f" · {too_long} too long for the model, left out"
@@ -40,12 +42,18 @@ def learns_from_votes(job: Json) -> bool:
     return bool((job.get("method") or {}).get("type") == "dpo")
 
 
+def is_for_everybody(job: Json) -> bool:
+    """Say whether a job is on the owner's global imports."""
+    return bool((job.get("metadata") or {}).get("source") == "global")
+
+
 def progress(job: Json) -> str:
-    """Bar, step, loss and time left, as far as they are known."""
+    """Bar, step, loss and time left, as far as they are known; before the first step, the disk that it needs."""
     now = _punchline(job)
     step, total = now.get("step"), now.get("total_steps")
     if not total or step is None:
-        return f"{title(job)}\n{_PHASES.get(str(job.get('status')), 'Warming up …')}"
+        needs = f" It takes at most {size(now['disk_bytes'])} of disk." if now.get("disk_bytes") else ""
+        return f"{title(job)}\n{_PHASES.get(str(job.get('status')), 'Warming up …')}{needs}"
     share = min(1.0, step / total)
     facts = [f"**{share:.0%}**", f"step {step} of {total}"]
     if _finite(now.get("loss")):
@@ -72,7 +80,7 @@ def better(job: Json, number: int, compared: str, live: str) -> str:
     meanwhile = (
         ""
         if live == compared
-        else f" It was compared with {code(compared)}, but {code(live)} was chosen meanwhile, so I leave that to you."
+        else f" It was compared with {code(compared)}, but {code(live)} tells the jokes here, so I leave that to you."
     )
     return (
         f"{title(job)}\n✅ **The new model is better.** {figures(job)}{meanwhile}\n"
@@ -86,7 +94,8 @@ def not_better(job: Json, before: str) -> str:
     reasons = "\n".join(f"• {inline(str(reason), 300)}" for reason in gate.get("reasons") or [])
     return (
         f"{title(job)}\n⚖️ **Training has finished, but the new model is not better, so I keep the old one**"
-        f" ({code(before)}). {figures(job)}\n{reasons}\nMore jokes help most: `/addjoke`."
+        f" ({code(before)}). {figures(job)}\n{reasons}\nMore jokes help most:"
+        f" {'`punchline import`' if is_for_everybody(job) else '`/addjoke`'}."
     )
 
 
@@ -139,6 +148,11 @@ def jokes_there(counts: Counts) -> str:
     )
 
 
+def global_jokes_there(counts: Counts) -> str:
+    """How many global jokes there are, and how to get more."""
+    return f"There are {counts.total} global jokes. `punchline import FILE`, in a terminal, brings in more."
+
+
 def votes_there(counts: VoteCounts) -> str:
     """How many votes there are to learn from, and how to get more."""
     answers, votes = counts.answers, counts.votes
@@ -182,7 +196,8 @@ def _unchanged(model_id: str) -> str:
 
 
 def _name(job: Json) -> str:
-    return f"-# new model: {inline(str(job.get('fine_tuned_model') or ''), 100)}"
+    others = " · every server can choose it with `/model set`" if is_for_everybody(job) else ""
+    return f"-# new model: {inline(str(job.get('fine_tuned_model') or ''), 100)}{others}"
 
 
 def _punchline(job: Json) -> Json:

@@ -60,6 +60,15 @@ async def test_progress_is_one_message_edited_with_bar_step_loss_and_time(servic
     assert f"<#{message['channel_id']}>" in status
 
 
+async def test_the_disk_that_a_training_needs_is_said_before_its_first_step(service: FakeService, stage: Stage) -> None:
+    message = await started(stage)
+    service.jobs["ftjob-1"].update(punchline={"disk_bytes": 87 * 2**20, "counts": COUNTS})
+    shown = await changed(stage, message, "of disk")
+    assert "Waiting for its turn … It takes at most 87 MiB of disk." in shown
+    service.jobs["ftjob-1"].update(status="running")
+    assert "Warming up … It takes at most 87 MiB of disk." in await changed(stage, message, "Warming up")
+
+
 async def test_better_weights_are_used_at_once_and_the_figures_are_shown(service: FakeService, stage: Stage) -> None:
     message = await started(stage)
     tuned = f"ft:jokes-mini:{stage.guild_id}:ftjob-1"

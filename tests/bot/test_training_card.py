@@ -259,7 +259,7 @@ async def test_a_model_chosen_meanwhile_is_not_pushed_aside(service: FakeService
     await ask(stage.morgan, "!model set other")
     end_job(service, "ftjob-1")
     card = await card_of(stage, message)
-    assert "compared with `jokes-mini`, but `other` was chosen meanwhile" in card["content"]
+    assert "compared with `jokes-mini`, but `other` tells the jokes here" in card["content"]
     assert labels(card) == ["Promote", "Keep old", "Train longer"]
     assert await stage.store.joke_models.live(stage.guild_id) == "other"
 

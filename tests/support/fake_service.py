@@ -227,7 +227,7 @@ class FakeService:
         job_id = f"ftjob-{len(self.jobs) + 1}"
         self.jobs[job_id] = {"id": job_id, "status": "queued", "fine_tuned_model": None, "error": None, "punchline": {}}
         self.jobs[job_id]["hyperparameters"] = {"n_epochs": 12, "batch_size": 16}
-        self.jobs[job_id]["method"] = (await request.json()).get("method")
+        self.jobs[job_id] |= {key: (await request.json()).get(key) for key in ("method", "metadata")}
         return web.json_response(self.jobs[job_id])
 
     async def _get_job(self, request: web.Request) -> web.Response:
