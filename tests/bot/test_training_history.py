@@ -1,8 +1,10 @@
 """`finetune history`, `promote`, `rollback`, `pause` and `resume`, on both surfaces; the service plays its part."""
 
+import asyncio
+
 from tests.bot.test_commands import ask, words
 from tests.bot.test_training_card import trained
-from tests.support.fake_service import FakeService
+from tests.support.fake_service import FakeService, Until
 from tests.support.stage import Stage
 
 BASE = "jokes-mini"
@@ -50,6 +52,22 @@ async def test_rollback_goes_one_step_back_each_time_at_once(service: FakeServic
         assert service.bodies("/v1/completions")[-1]["model"] == now
     assert "no earlier model" in words(await ask(stage.morgan, "!finetune rollback"))
     assert words(await ask(stage.morgan, "!finetune history")).count("undone") == 2
+
+
+async def test_a_joke_that_is_being_told_ends_as_it_began_and_the_next_is_the_old_models(
+    service: FakeService, stage: Stage
+) -> None:
+    _, model = await trained(service, stage)
+    go_on = asyncio.Event()
+    service.answers = {model: ["The new model", Until(go_on), " goes on."], BASE: ["The old model."]}
+    await stage.robin.say("!joke")
+    await stage.robin.wait_for(lambda m: m["content"].startswith("The new model"))
+    rolled_back = words(await ask(stage.morgan, "!finetune rollback"))
+    assert f"`{BASE}` tells this server's jokes again" in rolled_back
+    assert words(await ask(stage.morgan, "!joke")) == "The old model."
+    go_on.set()
+    await stage.robin.wait_for(lambda m: m["content"] == "The new model goes on." and m["components"])
+    assert service.cancelled == 0
 
 
 async def test_rollback_works_while_the_service_is_away(service: FakeService, stage: Stage) -> None:
