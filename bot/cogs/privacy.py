@@ -16,7 +16,7 @@ WHAT_IS_KEPT = (
     "🔒 **What I keep**\n"
     "• The jokes you add, with your user id and where they came from, in a database on the machine I run on.\n"
     "• Whether you agreed to training, to which text, and when.\n"
-    "• Which trainings of this server's model were given your jokes, so that they can be taken out of use.\n"
+    "• Which trainings of this server's model were given your jokes or votes, so that they can be taken out of use.\n"
     "• Jokes I told in a server, with the topic you asked for: a month, or for good once somebody votes on them.\n"
     "• Your votes on my jokes, and how you vote in a duel until it ends.\n"
     "• Nothing else that you write: what you ask of `complete` and `sentiment` is answered and forgotten.\n"
@@ -81,12 +81,15 @@ class PrivacyCog(commands.Cog, name="Privacy"):
                 return done
             return f"{done} What had learned from them tells no more jokes:\n{withdrawals.names(withdrawn)}"
 
-        question = "This erases every joke you added, in every server I am in, and your consent. It cannot be undone."
+        question = (
+            "This erases every joke you added, in every server I am in, with your votes, the topics you asked for and"
+            " your consent. It cannot be undone."
+        )
         holders = await self._store.lineage.holding(author_id)
         if holders:
             question += (
-                " These have learned from your data, and are withdrawn and deleted with it; their servers go back to"
-                f" their last model that has not:\n{withdrawals.names(holders)}"
+                " These have learned from your data, and are withdrawn and deleted with it, and I forget the jokes they"
+                f" told; their servers go back to their last model that has not:\n{withdrawals.names(holders)}"
             )
         await say(ctx, question, view=ConfirmView(author_id, "Erase my jokes", forget), ephemeral=True)
 
