@@ -73,6 +73,9 @@ async def test_one_message_becomes_the_card_with_table_samples_curves_and_button
     assert before["inline"]
     assert after["inline"]
     assert before["value"].startswith("**1** Why did the the the dog\n**2** A man")
+    for field in (before, after):
+        assert [line.split()[0] for line in field["value"].split("\n")] == [f"**{i}**" for i in range(1, 9)]
+    assert shown["footer"]["text"].startswith("Asked “JOKE:” with the same seeds.")
     assert "\n**6** *(nothing)*\n" in before["value"]
     assert "**4** What do you call a fish without eyes? A fsh." in after["value"]
     [file] = card["attachments"]

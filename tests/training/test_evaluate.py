@@ -46,6 +46,15 @@ def test_a_sample_is_a_copy_when_most_of_it_stands_in_one_joke(text: str, copied
     assert verbatim_rate([text], JOKES) == float(copied)
 
 
+@pytest.mark.parametrize("start", [0, 4, 7])
+def test_over_60_percent_is_a_copy_wherever_it_stands_and_60_percent_is_none(start: int) -> None:
+    joke, other = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+    for copied, is_one in ((12, False), (13, True)):
+        text = other[:start] + joke[5 : 5 + copied] + other[: 20 - copied - start]
+        assert len(text) == 20
+        assert is_copy(text, joke) == is_one, (text, copied)
+
+
 def test_a_run_across_two_jokes_is_no_copy() -> None:
     library = "abcdefghijklmnop\nqrstuvwxyzabcdef"
     assert not is_copy("ijklmnopqrstuvwx", library)
