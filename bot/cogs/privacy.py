@@ -6,9 +6,10 @@ from bot.cogs import withdrawals
 from bot.cogs.hybrid import hybrid_group, subcommand
 from bot.cogs.training import Views
 from bot.cogs.training_runs import Runs
+from bot.cogs.training_sources import Wish
 from bot.cogs.withdrawals import RetrainView, Withdrawals
 from bot.errors import NotAllowed
-from bot.store import CONSENT_TEXT, Store
+from bot.store import CONSENT_TEXT, RowKind, Store
 from bot.ui.replies import Context, is_moderator, say
 from bot.ui.views import ConfirmView, Interaction
 
@@ -93,8 +94,8 @@ class PrivacyCog(commands.Cog, name="Privacy"):
             )
         await say(ctx, question, view=ConfirmView(author_id, "Erase my jokes", forget), ephemeral=True)
 
-    async def _retrain(self, interaction: Interaction) -> None:
-        """Start a training on what is left, for those who may."""
+    async def _retrain(self, interaction: Interaction, kind: RowKind) -> None:
+        """Start a training on what is left of the jokes, or of the votes, for those who may."""
         if not is_moderator(interaction.permissions):
             raise NotAllowed
         assert interaction.guild_id is not None
@@ -102,7 +103,9 @@ class PrivacyCog(commands.Cog, name="Privacy"):
         assert interaction.message is not None
         await interaction.response.defer()
         async with self._runs.starting(interaction.guild_id):
-            await self._runs.create(interaction.guild_id, interaction.channel_id, interaction.user.id)
+            wish = Wish("votes" if kind == "answer" else "jokes")
+            await self._runs.create(interaction.guild_id, interaction.channel_id, interaction.user.id, wish=wish)
             await self._runs.follow_guild(interaction.guild_id)
-        content = f"{interaction.message.content}\n👉 🔁 Training again without it (<@{interaction.user.id}>)."
+        on = "on votes " if kind == "answer" else ""
+        content = f"{interaction.message.content}\n👉 🔁 Training again {on}without it (<@{interaction.user.id}>)."
         await interaction.edit_original_response(content=content, view=None)

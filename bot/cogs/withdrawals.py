@@ -10,7 +10,7 @@ What is not done when the bot stops goes on when it is back.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Protocol
 
@@ -21,7 +21,7 @@ from bot.cogs.model_words import code
 from bot.cogs.training_watch import ENDED
 from bot.errors import BotError, ModelMissing, RequestFailed
 from bot.service_client import ServiceClient
-from bot.store import Holder, Store
+from bot.store import Holder, RowKind, Store
 from bot.ui.replies import DISCORD_TROUBLE
 from bot.ui.views import Interaction, View
 
@@ -150,7 +150,7 @@ class Withdrawals:
         live = await self._models.live(withdrawn[0].guild_id)
         channel = self._channels.get_partial_messageable(withdrawn[-1].channel_id)
         try:
-            await channel.send(told(withdrawn, live), view=drawn())
+            await channel.send(told(withdrawn, live), view=drawn({each.learned_from for each in withdrawn}))
         except (discord.Forbidden, discord.NotFound) as error:
             log.warning("nobody could be told that models are withdrawn in %d: %s", withdrawn[0].guild_id, error)
         except DISCORD_TROUBLE as error:
@@ -172,28 +172,40 @@ class Withdrawals:
             log.warning("the card of %s still stands: %s", holder.job_id, error)
 
 
+Press = Callable[[Interaction, RowKind], Awaitable[None]]
+_LOOKS: dict[RowKind, tuple[str, str]] = {
+    "joke": ("Train again without it", "lineage:retrain"),
+    "answer": ("Train again on votes without it", "lineage:retrain:votes"),
+}
+
+
 class RetrainView(View):
-    """The button under the news of a withdrawal; one persistent view answers all of them."""
+    """The buttons under the news of a withdrawal; one persistent view answers all of them."""
 
-    def __init__(self, press: Callable[[Interaction], Awaitable[None]]) -> None:
+    def __init__(self, press: Press, kinds: Collection[RowKind] = ("joke", "answer")) -> None:
         super().__init__(timeout=None)
-        self._press = press
+        for kind in sorted(kinds, reverse=True):
+            self.add_item(_Button(kind, press))
 
-    @discord.ui.button(
-        label="Train again without it", emoji="🔁", style=discord.ButtonStyle.primary, custom_id="lineage:retrain"
-    )
-    async def retrain(self, interaction: Interaction, button: discord.ui.Button["RetrainView"]) -> None:
+
+class _Button(discord.ui.Button[RetrainView]):
+    def __init__(self, kind: RowKind, press: Press) -> None:
+        label, custom_id = _LOOKS[kind]
+        super().__init__(label=label, emoji="🔁", style=discord.ButtonStyle.primary, custom_id=custom_id)
+        self._kind, self._press = kind, press
+
+    async def callback(self, interaction: Interaction) -> None:
         """Start a training on what is left."""
-        await self._press(interaction)
+        await self._press(interaction, self._kind)
 
 
-def drawn() -> RetrainView:
-    """Return the button to send; presses go to the persistent view, as they will after a restart."""
+def drawn(kinds: Collection[RowKind]) -> RetrainView:
+    """Return the buttons to send; presses go to the persistent view, as they will after a restart."""
 
-    async def never(interaction: Interaction) -> None:
+    async def never(interaction: Interaction, kind: RowKind) -> None:
         raise AssertionError("a view that has stopped is not asked")
 
-    view = RetrainView(never)
+    view = RetrainView(never, kinds)
     view.stop()
     return view
 

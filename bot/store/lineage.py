@@ -33,7 +33,8 @@ held (job_id) AS (
                                         JOIN jobs AS later ON later.started_from = earlier.model OR later.job_id IN
                                         (SELECT r.job_id FROM answers AS a JOIN job_rows AS r
                                          ON r.kind = 'answer' AND r.row_id = a.id WHERE a.model = earlier.model))
-SELECT n.*, coalesce(noted.num_rows, 0) AS num_rows, w.deleted_at, w.told_at
+SELECT n.*, coalesce(noted.num_rows, 0) AS num_rows, w.deleted_at, w.told_at,
+       (SELECT max(kind) FROM job_rows AS r WHERE r.job_id = n.job_id) AS kind
 FROM held JOIN numbered AS n USING (job_id) LEFT JOIN noted USING (job_id) LEFT JOIN withdrawals AS w USING (job_id)
 """
 _TOLD = (
@@ -42,7 +43,8 @@ _TOLD = (
     "UPDATE duels SET text_b = '' WHERE model_b = ?",
 )
 _WITHDRAWN = """
-SELECT n.*, 0 AS num_rows, w.deleted_at, w.told_at
+SELECT n.*, 0 AS num_rows, w.deleted_at, w.told_at,
+       (SELECT max(kind) FROM job_rows AS r WHERE r.job_id = n.job_id) AS kind
 FROM withdrawals AS w JOIN
 (SELECT *, row_number() OVER (PARTITION BY guild_id ORDER BY started_at, rowid) AS number FROM jobs) AS n USING (job_id)
 """
@@ -54,7 +56,7 @@ class Holder:
 
     num_rows: of that person in its own snapshot; 0 where it only went on from a model that held some, or learned from
     what such a model told, and where the person is not asked about. is_deleted: the service has let go of it.
-    is_told: moderators know.
+    is_told: moderators know. learned_from: what its own rows are.
     """
 
     job_id: str
@@ -67,6 +69,7 @@ class Holder:
     num_rows: int
     is_deleted: bool
     is_told: bool
+    learned_from: RowKind
 
 
 class Lineage:
@@ -150,4 +153,5 @@ def _holder(row: Row) -> Holder:
         num_rows=row["num_rows"],
         is_deleted=row["deleted_at"] is not None,
         is_told=row["told_at"] is not None,
+        learned_from=row["kind"] or "joke",
     )

@@ -11,9 +11,11 @@ from bot.cogs.withdrawals import STARTING_S
 from bot.service_client import SNAPSHOT
 from bot.store import CONSENT_VERSION
 from tests.bot.test_commands import ask, words
-from tests.bot.test_training_card import read, trained
+from tests.bot.test_training_card import card_of, labels, read, trained
+from tests.bot.test_votes import voted
 from tests.support.fake_service import FakeService
 from tests.support.stage import Stage, on_stage
+from tests.support.tuned import end_job
 
 Json = dict[str, Any]
 JOKE = "Why did the lighthouse keeper quit? The job had its ups and downs, mostly in a circle."
@@ -83,6 +85,20 @@ async def test_moderators_can_train_again_without_it_and_nobody_else(service: Fa
     assert JOKE not in service.files["file-2"]
     assert service.deleted_files == ["file-1", "file-2"], "no copy of the jokes stays behind an upload"
     assert service.bodies("/v1/fine_tuning/jobs")[-1]["model"] == "jokes-mini"
+
+
+async def test_what_had_learned_from_votes_is_trained_again_on_votes(service: FakeService, stage: Stage) -> None:
+    await voted(stage, 3)
+    await stage.store.votes.vote(10_001, int(stage.robin.id), 1)
+    started = await ask(stage.morgan, "!finetune start votes")
+    end_job(service, "ftjob-1")
+    await card_of(stage, started)
+    await delete(stage)
+    news = await stage.morgan.wait_for(lambda m: NEWS in m["content"])
+    assert labels(news) == ["Train again on votes without it"]
+    await stage.morgan.click(news, labels(news)[0])
+    await read(stage, news, "Training again on votes without it")
+    assert service.bodies("/v1/fine_tuning/jobs")[-1]["method"]["type"] == "dpo"
 
 
 async def test_a_person_whose_data_is_in_no_model_changes_none(service: FakeService, stage: Stage) -> None:
