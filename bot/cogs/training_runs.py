@@ -72,7 +72,7 @@ class Runs:
         given = await snapshot(self._store, guild_id, wish.source)
         live = await self._models.live(guild_id)
         base = self._models.default if wish.source == "global" and owner_of(live) is not None else live
-        metadata = {"guild_id": str(guild_id), "started_by": str(user_id), "source": wish.source}
+        metadata = {"guild_id": str(guild_id), "source": wish.source}  # nothing of a person: the service keeps it
         suffix = EVERYBODYS if wish.source == "global" else str(guild_id)
 
         how: dict[str, Any] = {

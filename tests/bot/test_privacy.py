@@ -1,6 +1,7 @@
 """Taking one's data back: out of the collection, and out of models that learned from it; the service plays its part."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,13 @@ async def test_moderators_can_train_again_without_it_and_nobody_else(service: Fa
     assert JOKE not in service.files["file-2"]
     assert service.deleted_files == ["file-1", "file-2"], "no copy of the jokes stays behind an upload"
     assert service.bodies("/v1/fine_tuning/jobs")[-1]["model"] == "jokes-mini"
+
+
+async def test_the_service_is_told_of_no_person(service: FakeService, stage: Stage) -> None:
+    await learned_from_robin(service, stage)
+    [body] = service.bodies("/v1/fine_tuning/jobs")
+    told = json.dumps(body) + service.files["file-1"]
+    assert not [person.name for person in (stage.robin, stage.morgan) if person.id in told or person.name in told]
 
 
 async def test_what_had_learned_from_votes_is_trained_again_on_votes(service: FakeService, stage: Stage) -> None:
