@@ -196,7 +196,7 @@ def times(folder: Path, rows: int) -> tuple[float, float]:
         sequence.slot = slot
         chunks.append(Chunk(sequence, length - 1, length))
     first, last = (
-        TorchForward(opened.read(layers=layers), rows)
+        TorchForward(opened.read(layers=layers, to_run=True), rows)
         for layers in (range(1), range(opened.shape.n_layer - 1, opened.shape.n_layer))
     )
     runner, taken = ModelRunner(last), []

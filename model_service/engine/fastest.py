@@ -15,6 +15,7 @@ from model_service.engine.sequence import SamplingParams, Sequence
 from model_service.models.decoder import Decoder, decoder
 from model_service.models.gpt2 import GPT2
 from model_service.models.layout import tensor_sizes
+from model_service.models.linear import can_pack, to_packed
 from model_service.models.loading import DTYPES
 from model_service.models.shape import Shape
 from model_service.native.library import why_not
@@ -29,6 +30,8 @@ VOCAB = 512  # the head is a linear like the others: a small one stands for it
 
 def cpu_forward(model: Decoder, weights: str, num_slots: int) -> Forward:
     """Return what runs a model on the CPU: our kernels for int8 where they run, else torch."""
+    if can_pack(DTYPES.get(weights, torch.int8), model.device):
+        return TorchForward(model.formed(to_packed), num_slots)
     if weights != "int8":
         return TorchForward(model, num_slots)
     if int8_in_torch(model.shape):

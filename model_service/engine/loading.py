@@ -155,7 +155,7 @@ def forward_for(
         return gpu_forward(opened.read(weights, device, count=count), num_slots)
     if weights == "int8" and not int8_in_torch(opened.shape):
         return NativeForward(opened.stored_gpt2(count), num_slots)
-    return TorchForward(opened.read(weights, device, count=count), num_slots)
+    return TorchForward(opened.read(weights, device, count=count, to_run=True), num_slots)
 
 
 def runner_for(forward: Forward) -> Runner:
@@ -180,7 +180,7 @@ def _in_stages(
     opened: OpenCheckpoint, weights: str, stages: tuple[Stage, ...], num_slots: int, count: Count
 ) -> tuple[Flights, int, int]:
     """Return a split model at work, its slots and its bytes: as many slots as fit the GPU that has least room."""
-    parts = [opened.read(weights_on(s, weights, stages), s.device, s.layers, count) for s in stages]
+    parts = [opened.read(weights_on(s, weights, stages), s.device, s.layers, count, to_run=True) for s in stages]
     for device in {part.device for part in parts if part.device.type == "cuda"}:
         num_slots = fitting_slots([part for part in parts if part.device == device], num_slots)
     forwards = [gpu_forward(p, num_slots) if p.device.type == "cuda" else TorchForward(p, num_slots) for p in parts]
@@ -207,7 +207,7 @@ def _classifier(
     if "score.weight" not in opened.files.entries:
         raise CheckpointError(f"{source} has no score.weight: it is no sequence classifier.")
     (stage,) = stages
-    model = opened.read(weights, stage.device, stage.layers, count)
+    model = opened.read(weights, stage.device, stage.layers, count, to_run=True)
     score = opened.tensors(weights, stage.device, count)["score.weight"]
     names = opened.config.get("id2label") or {}
     labels = [str(names.get(str(i), f"LABEL_{i}")) for i in range(score.shape[0])]

@@ -22,7 +22,7 @@ def main(numbers: list[str]) -> None:
     inlet, outlet, control = (Connection(int(number)) for number in numbers)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the one before or behind is gone
         if worker := _loaded(control):
-            threading.Thread(target=_answer, args=(worker, control), name="control", daemon=True).start()
+            threading.Thread(target=_answer, args=(worker, control), name="control").start()  # ends with its pipe
             serve(worker, lambda: unpacked(inlet.recv()), lambda message: outlet.send(packed(message)))
 
 
@@ -44,7 +44,7 @@ def _loaded(control: "Connection[Any, Any]") -> StageWorker | None:
 
 
 def _load(part: Part, count: Callable[[int], None]) -> StageWorker:
-    model = open_checkpoint(part.source).read(part.weights, "cpu", part.layers, count)
+    model = open_checkpoint(part.source).read(part.weights, "cpu", part.layers, count, to_run=True)
     return StageWorker(TorchForward(model, part.num_slots), is_last=model.is_last)
 
 

@@ -8,6 +8,7 @@ any pipe ends the process that reads it, so none outlives the service, whatever 
 """
 
 import itertools
+import logging
 import os
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from model_service.engine.pipeline import Pipeline
 from model_service.engine.stage import Landed, Message
 from model_service.engine.stage_wire import DropAdapter, HowFar, Part, ReadAdapter, packed
 from model_service.models.lora import Adapter
+
+log = logging.getLogger(__name__)
 
 Count = Callable[[int], None]
 
@@ -102,12 +105,14 @@ class ProcessStages:
             end.close()
         for control in self._controls:
             control.close()
-        for process in self._processes:
+        for number, process in enumerate(self._processes):
             try:
                 process.wait(CLOSE_LIMIT_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            if process.returncode:
+                log.warning("The process of stage %d ended with %d.", number, process.returncode)
 
     def _died(self) -> StageDied:
         for number, process in enumerate(self._processes):

@@ -12,6 +12,7 @@ from torch import Tensor
 from model_service.models.gpt2 import GPT2
 from model_service.models.gptj import GPTJ
 from model_service.models.layers import Adapt, Attend, Block, LayerParts
+from model_service.models.linear import Form
 from model_service.models.shape import GPT2Shape, GPTJShape, Shape
 
 
@@ -68,6 +69,10 @@ class Decoder(Protocol):
         """Return the same model with int8 linears, in pure torch; embeddings and norms are shared."""
         ...
 
+    def formed(self, form: Form) -> Self:
+        """Return the same model with its linears in another form; the rest is shared."""
+        ...
+
     # what `hidden` is made of, for passes that are captured (engine/decode_step.py)
 
     @property
@@ -93,16 +98,18 @@ class Decoder(Protocol):
         ...
 
 
-def decoder(shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None, *, int8: bool = False) -> Decoder:
+def decoder(
+    shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None, form: Form | None = None
+) -> Decoder:
     """Make a model of its tensors, or a part of it: contiguous layers, all by default.
 
     tensors: by transformers' names, without the `transformer.` prefix, Conv1D matrices turned to (out, in). Each is
     asked for once, layer by layer, so it may be read as it is asked for. Raises KeyError with what is missing.
-    int8: as `quantised`, without ever holding more than a layer in float32.
+    form: as `formed`, without ever holding more than a layer in the form before.
     """
     if isinstance(shape, GPTJShape):
-        model: Decoder = GPTJ(shape, tensors, layers, int8)
+        model: Decoder = GPTJ(shape, tensors, layers, form)
     else:
         assert isinstance(shape, GPT2Shape)
-        model = GPT2(shape, tensors, layers, int8)
-    return model.quantised() if int8 else model
+        model = GPT2(shape, tensors, layers, form)
+    return model.formed(form) if form else model

@@ -20,6 +20,7 @@ from model_service.models.layers import (
     norm_of,
     run_linear,
 )
+from model_service.models.linear import Form, Packed
 from model_service.models.shape import GPT2Shape
 
 
@@ -29,10 +30,10 @@ class GPT2(Layers):
     wpe: Tensor  # (n_positions, E), of the first part
 
     def __init__(
-        self, shape: GPT2Shape, tensors: Mapping[str, Tensor], layers: range | None = None, int8: bool = False
+        self, shape: GPT2Shape, tensors: Mapping[str, Tensor], layers: range | None = None, form: Form | None = None
     ) -> None:
         """See `Layers`."""
-        super().__init__(shape, tensors, layers, int8)
+        super().__init__(shape, tensors, layers, form)
         if self.is_first:
             self.wpe = tensors["wpe.weight"]
         self.parts = layer_parts(shape)
@@ -42,10 +43,10 @@ class GPT2(Layers):
 
     def embed(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return (N, E) for ids (N,) at positions (N,)."""
-        return self.wte[input_ids] + self.wpe[position_ids]
+        return self._embedded(input_ids) + self.wpe[position_ids]
 
-    def _embeddings(self) -> list[Tensor]:
-        return [self.wte, self.wpe]
+    def _embeddings(self) -> list[Tensor | Packed]:
+        return [*super()._embeddings(), self.wpe]
 
 
 def read_block(tensors: Mapping[str, Tensor], prefix: str) -> Block:

@@ -24,7 +24,7 @@ from model_service.models.layers import (
     norm_of,
     run_linear,
 )
-from model_service.models.linear import Affine
+from model_service.models.linear import Affine, Form
 from model_service.models.shape import GPTJShape
 
 
@@ -32,10 +32,10 @@ class GPTJ(Layers):
     """GPT-J, or some layers of it."""
 
     def __init__(
-        self, shape: GPTJShape, tensors: Mapping[str, Tensor], layers: range | None = None, int8: bool = False
+        self, shape: GPTJShape, tensors: Mapping[str, Tensor], layers: range | None = None, form: Form | None = None
     ) -> None:
         """See `Layers`."""
-        super().__init__(shape, tensors, layers, int8)
+        super().__init__(shape, tensors, layers, form)
         if self.is_last and "score.weight" not in tensors:
             self.head_bias = tensors["lm_head.bias"]
         self.parts = layer_parts(shape)
@@ -54,7 +54,7 @@ class GPTJ(Layers):
 
     def embed(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
         """Return (N, E) for ids (N,); positions come in later."""
-        return self.wte[input_ids]
+        return self._embedded(input_ids)
 
     def rotation(self, position_ids: Tensor) -> Tensor:
         """Return sines and cosines (N, 2, R/2) for positions (N,)."""

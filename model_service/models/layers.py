@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_service.models.linear import Affine, Linear, to_int8
+from model_service.models.linear import Affine, Form, Linear, Packed, to_int8
 from model_service.models.shape import ACTIVATION_NAMES, Shape
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -127,23 +127,24 @@ class Layers:
     parts: LayerParts
 
     def __init__(
-        self, shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None, int8: bool = False
+        self, shape: Shape, tensors: Mapping[str, Tensor], layers: range | None = None, form: Form | None = None
     ) -> None:
         """Take the tensors of a checkpoint by transformers' names, without the `transformer.` prefix.
 
         Each is asked for when its turn comes, and dropped if another is made of it: `tensors` may read as it is asked.
-        int8: quantise each block before the next is asked for; the head is `quantised`'s work.
+        form: gives each block's linears another form before the next is asked for; the head is the work of `formed`.
         Raises KeyError with the name of what is missing.
         """
         self.shape = shape
         self.layers = range(shape.n_layer) if layers is None else layers
-        self._head: Linear | None = None  # in place of `head`, where that is quantised
+        self._head: Linear | None = None  # in place of `head`, where that has another form
+        self._table: Packed | None = None  # in place of `wte`, where that is tied to a packed head
         if self.is_first:
             self.wte = tensors["wte.weight"]
         self.blocks = []
         for layer in self.layers:
             block = self._block(tensors, f"h.{layer}.")
-            self.blocks.append(_int8(block) if int8 else block)
+            self.blocks.append(_formed(block, form) if form else block)
             del block  # before the next one is read
         if self.is_last:
             self.ln_f = norm_of(tensors, "ln_f")
@@ -191,10 +192,17 @@ class Layers:
 
     def quantised(self) -> Self:
         """Return the same model with int8 linears, in pure torch; embeddings and norms are shared."""
+        return self.formed(to_int8)
+
+    def formed(self, form: Form) -> Self:
+        """Return the same model with its linears in another form; the rest is shared."""
         model = copy.copy(self)
-        model.blocks = [_int8(block) for block in self.blocks]
+        model.blocks = [_formed(block, form) for block in self.blocks]
         if self.is_last:
-            model._head = to_int8(Affine(self.head, self.head_bias))
+            model._head = form(Affine(self.head, self.head_bias))
+            if isinstance(model._head, Packed) and self.is_first and self.head is self.wte:
+                model._table = model._head
+                del model.wte
             del model.head
         return model
 
@@ -221,17 +229,19 @@ class Layers:
     @property
     def size_bytes(self) -> int:
         """What the weights take, tied ones once."""
-        layers: list[object] = [w for b in self.blocks for w in (b.ln_1, b.qkv, b.proj, b.ln_2, b.up, b.down) if w]
-        tensors = self._embeddings() if self.is_first else []
+        holders: list[object] = [w for b in self.blocks for w in (b.ln_1, b.qkv, b.proj, b.ln_2, b.up, b.down) if w]
+        if self.is_first:
+            holders += self._embeddings()
         if self.is_last:
-            layers += [self.ln_f, self._head or Affine(self.head, self.head_bias)]
-        for layer in layers:
-            held = (getattr(layer, name) for name in layer.__slots__)  # type: ignore[attr-defined]
-            tensors += [t for t in held if t is not None]
-        return sum({t.data_ptr(): t.nbytes for t in tensors}.values())
+            holders += [self.ln_f, self._head or Affine(self.head, self.head_bias)]
+        return sum({t.data_ptr(): t.nbytes for holder in holders for t in _tensors(holder)}.values())
 
-    def _embeddings(self) -> list[Tensor]:
-        return [self.wte]
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """Return the token embeddings (N, E) for ids (N,)."""
+        return self.wte[ids] if self._table is None else self._table[ids]
+
+    def _embeddings(self) -> list[Tensor | Packed]:
+        return [self.wte if self._table is None else self._table]
 
 
 def affine_of(tensors: Mapping[str, Tensor], name: str) -> Affine:
@@ -244,6 +254,13 @@ def norm_of(tensors: Mapping[str, Tensor], name: str) -> Norm:
     return Norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
 
 
-def _int8(block: Block) -> Block:
-    linears = {name: to_int8(getattr(block, name)) for name in ("qkv", "proj", "up", "down")}
-    return replace(block, **linears)  # type: ignore[arg-type]
+def _formed(block: Block, form: Form) -> Block:
+    return replace(block, **{name: form(getattr(block, name)) for name in ("qkv", "proj", "up", "down")})  # type: ignore[arg-type]
+
+
+def _tensors(holder: object) -> list[Tensor]:
+    """Return what a linear or a norm holds, or a tensor itself."""
+    if isinstance(holder, Tensor):
+        return [holder]
+    held = (getattr(holder, name) for name in holder.__slots__)  # type: ignore[attr-defined]
+    return [t for t in held if t is not None]

@@ -1,9 +1,11 @@
 """Linear layers by number format: float matrices, or int8 ones with a scale per output channel.
 
+`Packed` is a float32 matrix in the order in which our kernels (native/src/dense.h) read it: to run, not to look at.
 `Int8` is the pure-torch form, for machines without our kernels (model_service/native): weights int8, activations
 float32. Each row is computed by itself, so a row's result is the same bits alone and in any batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model_service.models.room import room
+from model_service.native import library
 
 INT8_MULTIPLE = 32  # torch's kernel reads whole tiles: other sizes are padded
 INT8_ROWS = 128  # quantised at a time: a head has fifty thousand, and its float32 copies would not fit beside it
@@ -58,6 +61,35 @@ class Int8:
         x = F.pad(x, (0, self.values.shape[1] - x.shape[1]))
         y = torch._weight_int8pack_mm(x, self.values, self.scales)
         return y[:, : len(self.bias)] + self.bias
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A float32 weight on the CPU, packed, with its bias (out,), if it has one."""
+
+    packed: Tensor  # (out, in), in an order of its own
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return x (N, in) float32 times the weight, plus the bias: (N, out). A row is the same bits in any batch."""
+        return library.dense(self.packed, self.bias, x)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """Return rows of the weight: (N, in) for indices (N,)."""
+        return library.unpacked(self.packed, rows)
+
+
+Form = Callable[[Linear], Linear]
+
+
+def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether linears of this kind run faster `Packed`: float32, and our kernels run here."""
+    return dtype == torch.float32 and device.type == "cpu" and not library.why_not()
+
+
+def to_packed(linear: Linear) -> Linear:
+    """Pack a float32 layer; one that is packed or quantised stays as it is."""
+    return Packed(library.packed(linear.weight), linear.bias) if isinstance(linear, Affine) else linear
 
 
 def to_int8(linear: Linear) -> Int8:

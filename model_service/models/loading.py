@@ -20,6 +20,7 @@ from model_service.models.folder import CheckpointError as CheckpointError
 from model_service.models.folder import find_folder as find_folder
 from model_service.models.folder import read_config
 from model_service.models.folder import read_json as read_json
+from model_service.models.linear import Form, can_pack, to_int8, to_packed
 from model_service.models.shape import GPT2Shape, Shape, shape_of
 from model_service.models.stored import Reading, StoredFiles
 from model_service.models.stored_gpt2 import StoredGPT2
@@ -67,12 +68,20 @@ class OpenCheckpoint:
         device: str = "cpu",
         layers: range | None = None,
         count: Callable[[int], None] | None = None,
+        *,
+        to_run: bool = False,
     ) -> Decoder:
-        """Read the model, or contiguous layers of it; int8 runs in pure torch. Blocks. Raises CheckpointError."""
+        """Read the model, or contiguous layers of it; int8 runs in pure torch. Blocks. Raises CheckpointError.
+
+        to_run: in whatever form runs fastest here; its weights are not to be looked at.
+        """
+        form: Form | None = to_int8 if weights == "int8" else None
+        if to_run and weights in DTYPES and can_pack(DTYPES[weights], torch.device(device)):
+            form = to_packed
         layers = range(self.shape.n_layer) if layers is None else layers
         self.files.check(layers)
         try:
-            return decoder(self.shape, self.tensors(weights, device, count), layers, int8=weights == "int8")
+            return decoder(self.shape, self.tensors(weights, device, count), layers, form)
         except KeyError as error:
             raise CheckpointError(f"{self.files.index} lacks {error.args[0]}.") from error
         except (torch.OutOfMemoryError, MemoryError) as error:

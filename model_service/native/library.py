@@ -13,8 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from model_service.models.room import room
+
 NAME = "_kernels"
-INTERFACE = 4  # grows with every change of what follows, as in interface.cpp
+INTERFACE = 5  # grows with every change of what follows, as in interface.cpp
+PANEL = 48  # `kPanel` in dense.h
 PHASES = ("norms, quantising", "qkv", "attention", "proj", "up, activation", "down", "head")  # `Phase` in model.h
 ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
 
@@ -56,7 +59,7 @@ class Draw(Structure):
 def _done(ok: int) -> None:
     """Raise MemoryError for what a function returns when it found no room; ctypes calls it with the result."""
     if not ok:
-        raise MemoryError("no memory left for the int8 kernels")
+        raise MemoryError("no memory left for the kernels")
 
 
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
@@ -78,6 +81,8 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "new_adapter": (c_void_p, [c_int, c_size_t]),
     "delete_adapter": (None, [c_void_p]),
     "set_low_rank": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
+    "pack_dense": (None, [c_void_p, c_int, c_int, c_void_p]),
+    "dense": (_done, [c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
     "swap": (None, [c_void_p, c_int, c_int]),
     "copy": (None, [c_void_p, c_int, c_int, c_int]),
 }
@@ -136,6 +141,33 @@ def draw(logits: Tensor, draws: Seq[tuple[int, int, float, float, float, int]]) 
     how = (Draw * rows)(*(Draw(*d) for d in draws))
     library().punchline_draw(team(torch.get_num_threads()), logits.data_ptr(), rows, vocab_size, how, token_ids)
     return list(token_ids)
+
+
+def packed(weight: Tensor) -> Tensor:
+    """Return a weight (out, in) as float32 in the order in which `dense` reads it. Its size stays."""
+    (out, width), weight = weight.shape, _floats(weight)
+    made = room((out, width), torch.float32, torch.device("cpu"))
+    library().punchline_pack_dense(weight.data_ptr(), out, width, made.data_ptr())
+    return made
+
+
+def unpacked(weight: Tensor, rows: Tensor) -> Tensor:
+    """Return rows (N,) of a `packed` weight as they were: (N, in)."""
+    out, width = weight.shape
+    panel = rows // PANEL * PANEL
+    wide = (out - panel).clamp(max=PANEL)  # the last panel may be narrower
+    at = (panel * width + rows - panel)[:, None] + wide[:, None] * torch.arange(width)
+    return weight.view(-1)[at]
+
+
+def dense(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """Return x (N, in) float32 times a `packed` weight, plus the bias (out,): (N, out)."""
+    x = x.contiguous()
+    y, (out, width) = torch.empty(x.shape[0], len(weight)), weight.shape
+    at = None if bias is None else bias.data_ptr()
+    threads = team(torch.get_num_threads())
+    library().punchline_dense(threads, weight.data_ptr(), at, out, width, x.data_ptr(), len(x), y.data_ptr())
+    return y
 
 
 class NativeModel:

@@ -116,7 +116,9 @@ async def test_a_split_model_answers_what_the_whole_one_answers(folder: Path, en
         check_same(await answers(engine, requests()), expected)
 
 
-async def test_a_model_split_over_processes_answers_what_the_whole_one_answers(folder: Path) -> None:
+async def test_a_model_split_over_processes_answers_what_the_whole_one_answers(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stages = (Stage("cpu:0", range(2)), Stage("cpu:1", range(2, NUM_LAYERS)))
     read_so_far: list[tuple[int, int]] = []
     engine = await asyncio.to_thread(
@@ -138,6 +140,7 @@ async def test_a_model_split_over_processes_answers_what_the_whole_one_answers(f
         expected = await answers(one, requests())
     check_same(await answers(engine, requests()), expected)
     await engine.close()
+    assert "ended with" not in caplog.text, "both end in peace"
 
 
 async def test_readers_that_leave_in_the_middle_change_nobodys_answer(folder: Path) -> None:

@@ -1,6 +1,7 @@
 // The door to Python: what library.py calls, through ctypes. Nothing here raises: what makes something returns null when
 // memory (or threads) ran out, what fills something returns 0, and 1 when all went well.
 
+#include "dense.h"
 #include "draw.h"
 #include "model.h"
 #include "team.h"
@@ -30,7 +31,7 @@ int done(F f) {
 
 extern "C" {
 
-void punchline_interface_4() {}  // its name says which library.py it fits
+void punchline_interface_5() {}  // its name says which library.py it fits
 
 // Whether this machine's processor can run the kernels.
 int punchline_supported() {
@@ -83,6 +84,13 @@ void* punchline_new_adapter(int layers, size_t size) {
 void punchline_delete_adapter(void* adapter) { delete static_cast<Adapter*>(adapter); }
 int punchline_set_low_rank(void* adapter, int layer, int which, const float* a, const float* b, int rank, int in, int out) {
     return done([&] { static_cast<Adapter*>(adapter)->set(layer, which, a, b, rank, in, out); });
+}
+void punchline_pack_dense(const float* weight, int outputs, int inputs, float* packed) {
+    Dense::pack(weight, outputs, inputs, packed);
+}
+int punchline_dense(void* team, const float* packed, const float* bias, int outputs, int inputs, const float* x, int rows,
+                    float* y) {
+    return done([&] { Dense(packed, bias, outputs, inputs).apply(*static_cast<Team*>(team), x, rows, y); });
 }
 void punchline_swap(void* model, int a, int b) { static_cast<Model*>(model)->cache().swap(a, b); }
 void punchline_copy(void* model, int source, int target, int length) {
