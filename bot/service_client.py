@@ -280,6 +280,10 @@ class ServiceClient:
         body = {"model": model, "training_file": training_file, "suffix": suffix, "method": chosen}
         return await self._call("POST", "/v1/fine_tuning/jobs", {**body, "metadata": dict(metadata)})
 
+    async def jobs(self) -> list[Json]:
+        """List the newest jobs, whoever started them."""
+        return list((await self._call("GET", f"/v1/fine_tuning/jobs?limit={MOST_EVENTS}"))["data"])
+
     async def job(self, job_id: str) -> Json:
         """Read one job, with its progress under `punchline`."""
         return await self._call("GET", f"/v1/fine_tuning/jobs/{job_id}")

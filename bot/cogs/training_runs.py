@@ -13,7 +13,7 @@ from bot.cogs.guild_model import GuildModel
 from bot.cogs.model_words import owner_of
 from bot.cogs.training_sources import Wish, is_still_there, snapshot
 from bot.cogs.training_watch import Watch
-from bot.errors import BadInput, BotError, ModelMissing, TooFewJokes
+from bot.errors import BadInput, BotError, ModelMissing, RequestFailed, TooFewJokes
 from bot.service_client import Json, ServiceClient
 from bot.store import Job, Store
 
@@ -72,7 +72,9 @@ class Runs:
         given = await snapshot(self._store, guild_id, wish.source)
         live = await self._models.live(guild_id)
         base = self._models.default if wish.source == "global" and owner_of(live) is not None else live
-        metadata = {"guild_id": str(guild_id), "source": wish.source}  # nothing of a person: the service keeps it
+        ticket = await self._store.lineage.ask()
+        # nothing of a person: the service keeps it
+        metadata = {"guild_id": str(guild_id), "source": wish.source, "ticket": ticket}
         suffix = EVERYBODYS if wish.source == "global" else str(guild_id)
 
         how: dict[str, Any] = {
@@ -85,10 +87,14 @@ class Runs:
                 base, state = await self._started(
                     base, lambda on: self._client.create_job(on, file_id, suffix, metadata, **how)
                 )
-            except TooFewJokes as error:
-                raise BadInput(f"{error}\n{given.had}") from error
+            except RequestFailed as error:
+                await self._store.lineage.answered(ticket)  # it was refused; after any other trouble it may run
+                if isinstance(error, TooFewJokes):
+                    raise BadInput(f"{error}\n{given.had}") from error
+                raise
         await self._store.lineage.record(str(state["id"]), given.lineage)
         await self._store.jobs.record(guild_id, str(state["id"]), channel_id, None, user_id, base)
+        await self._store.lineage.answered(ticket)
         if not await is_still_there(self._store, guild_id, given):
             await self._drop(str(state["id"]))
             raise BadInput("Some of what I was about to train on was taken back just now. Start again without it.")

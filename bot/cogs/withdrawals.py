@@ -2,7 +2,7 @@
 
     at once        marked as withdrawn ─ guilds fall back to their last clean model ─ the data is erased
     until done     job cancelled and model deleted at the service ─ moderators told, with a button to train again
-                   snapshots deleted that the service still has, where something broke between upload and job
+                   what broke between upload and the note of the job is ended: snapshots deleted, unknown jobs stopped
 
 What is not done when the bot stops goes on when it is back.
 """
@@ -102,7 +102,8 @@ class Withdrawals:
         told = [await self._tell(list(them)) for _, them in groupby(untold, key=lambda each: each.guild_id)]
         # newest first: what runs on another goes before it
         deleted = [await self._delete(each) for each in left if not each.is_deleted]
-        return await self._sweep() and all(told) and all(deleted)
+        swept, found = await self._sweep(), await self._end_unknown()
+        return swept and found and all(told) and all(deleted)
 
     async def _sweep(self) -> bool:
         """Delete the snapshots that nobody needs any more; False where one is left."""
@@ -119,26 +120,49 @@ class Withdrawals:
             return False
         return len(old) == len(found)
 
-    async def _delete(self, holder: Holder) -> bool:
-        """Let the service stop the job and forget the model; False where it cannot be reached, or not yet."""
+    async def _end_unknown(self) -> bool:
+        """End the jobs whose start was asked for but never noted: nobody could trace whose data they hold."""
+        asked = await self._store.lineage.unanswered()
+        lost = {ticket for ticket, asked_at in asked.items() if asked_at < time.time() - STARTING_S}
+        if not lost:
+            return not asked
         try:
-            model = await self._stopped(holder) or holder.model
+            found = {str((each.get("metadata") or {}).get("ticket")): each for each in await self._client.jobs()}
+        except BotError as error:
+            log.info("jobs could not be looked through yet: %s", type(error).__name__)
+            return False
+        for ticket in lost:
+            job_id = str(found[ticket]["id"]) if ticket in found else None
+            if job_id is None or await self._store.jobs.is_known(job_id) or await self._let_go(job_id, None):
+                await self._store.lineage.answered(ticket)
+        return not await self._store.lineage.unanswered()
+
+    async def _delete(self, holder: Holder) -> bool:
+        """Let the service forget a fine-tune; False where it cannot be reached, or not yet."""
+        if not await self._let_go(holder.job_id, holder.model):
+            return False
+        await self._store.lineage.deleted(holder.job_id)
+        return True
+
+    async def _let_go(self, job_id: str, model: str | None) -> bool:
+        """Let the service stop a job and delete its model; model: what it made, should the service not know the job."""
+        try:
+            model = await self._stopped(job_id) or model
             if model is not None:
                 await self._client.delete_model(model)
         except ModelMissing:
             pass  # that is what is wanted
         except BotError as error:
-            log.warning("%s could not be deleted yet: %s", holder.job_id, error)
+            log.warning("%s could not be deleted yet: %s", job_id, error)
             return False
-        await self._store.lineage.deleted(holder.job_id)
         return True
 
-    async def _stopped(self, holder: Holder) -> str | None:
+    async def _stopped(self, job_id: str) -> str | None:
         """Make sure that the job does not run; returns the model it has made, if the service knows the job."""
         try:
-            state = await self._client.job(holder.job_id)
+            state = await self._client.job(job_id)
             if state.get("status") not in ENDED:
-                state = await self._client.cancel_job(holder.job_id)
+                state = await self._client.cancel_job(job_id)
         except RequestFailed as error:
             if error.status == 404:
                 return None

@@ -133,6 +133,11 @@ class Jobs:
         parameters = {"job_id": job_id, "decision": decision, "by": user_id, "now": time.time()}
         await self._database.write(lambda connection: connection.execute_fetchall(sql, parameters))
 
+    async def is_known(self, job_id: str) -> bool:
+        """Say whether a job was recorded."""
+        row = await self._database.row("SELECT 1 FROM jobs WHERE job_id = :job_id", {"job_id": job_id})
+        return row is not None
+
     async def of_message(self, message_id: int) -> Job | None:
         """Return the job whose message this is, or None."""
         row = await self._database.row(f"{_JOBS} WHERE message_id = :message_id", {"message_id": message_id})

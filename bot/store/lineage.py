@@ -8,6 +8,7 @@ What a withdrawn model told goes with it, for the same reason; the counts of its
 A fine-tune from before rows were noted counts as holding a person's data where they had a joke in its guild by then.
 """
 
+import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -87,6 +88,24 @@ class Lineage:
             await connection.executemany("INSERT INTO job_rows VALUES (?, ?, ?, ?)", values)
 
         await self._database.write(work)
+
+    async def ask(self) -> str:
+        """Note that a job is about to be asked for; returns a ticket for the job to bear."""
+        ticket = secrets.token_hex(8)
+        parameters: dict[str, Any] = {"ticket": ticket, "now": time.time()}
+        sql = "INSERT INTO asked_jobs VALUES (:ticket, :now)"
+        await self._database.write(lambda connection: connection.execute_fetchall(sql, parameters))
+        return ticket
+
+    async def answered(self, ticket: str) -> None:
+        """Remember that the job with this ticket was noted, or that there is none."""
+        sql, parameters = "DELETE FROM asked_jobs WHERE ticket = :ticket", {"ticket": ticket}
+        await self._database.write(lambda connection: connection.execute_fetchall(sql, parameters))
+
+    async def unanswered(self) -> dict[str, float]:
+        """Return the tickets of jobs that may run although nobody knows of them, and when they were asked for."""
+        rows = await self._database.rows("SELECT ticket, asked_at FROM asked_jobs", {})
+        return {row["ticket"]: row["asked_at"] for row in rows}
 
     async def holding(self, user_id: int) -> list[Holder]:
         """Return the fine-tunes that hold data of a person and are not withdrawn, in every guild, oldest first."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bot.cogs.withdrawals import STARTING_S
+from bot.errors import ServiceUnavailable
 from bot.service_client import SNAPSHOT
 from bot.store import CONSENT_VERSION
 from tests.bot.test_commands import ask, words
@@ -163,6 +164,46 @@ async def test_what_is_taken_back_while_a_training_is_being_started_is_not_train
     assert service.deleted_files == ["file-1"]
     assert service.jobs["ftjob-1"]["status"] == "cancelled"
     assert await stage.store.jobs.active(stage.guild_id) is None
+
+
+@pytest.mark.parametrize("ended", [False, True])
+async def test_a_job_whose_start_was_never_noted_is_ended_with_its_model_at_the_next_start(
+    service: FakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    async with on_stage(service.socket_path, tmp_path) as stage:
+        await stage.store.jokes.import_starter(stage.guild_id)
+        create = stage.client.create_job
+
+        async def create_and_not_hear(*args: Any, **how: Any) -> Json:
+            await create(*args, **how)
+            raise ServiceUnavailable
+
+        monkeypatch.setattr(stage.client, "create_job", create_and_not_hear)
+        assert "offline right now" in words(await ask(stage.morgan, "!finetune start"))
+        [(ticket, asked_at)] = (await stage.store.lineage.unanswered()).items()
+        assert service.jobs["ftjob-1"]["metadata"]["ticket"] == ticket
+        service.jobs["ftjob-of-others"] = {"id": "ftjob-of-others", "status": "running", "metadata": {}}
+        model = end_job(service, "ftjob-1") if ended else None
+    monkeypatch.setattr(time, "time", lambda: asked_at + STARTING_S + 1)
+    async with on_stage(service.socket_path, tmp_path) as stage:
+        async with asyncio.timeout(10):
+            while await stage.store.lineage.unanswered():  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    assert service.jobs["ftjob-1"]["status"] == ("succeeded" if ended else "cancelled")
+    assert model not in [each["id"] for each in service.models]
+    assert service.jobs["ftjob-of-others"]["status"] == "running"
+
+
+async def test_a_job_that_was_noted_or_refused_leaves_no_ticket(service: FakeService, stage: Stage) -> None:
+    assert "nothing to train on yet" in words(await ask(stage.morgan, "!finetune start"))
+    await stage.store.jokes.import_starter(stage.guild_id)
+    service.refuse("/v1/fine_tuning/jobs", 409, "Not now.", "busy")
+    await ask(stage.morgan, "!finetune start")
+    assert await stage.store.lineage.unanswered() == {}
+    service.refusals.clear()
+    await ask(stage.morgan, "!finetune start")
+    assert await stage.store.lineage.unanswered() == {}
+    assert len(service.jobs) == 1
 
 
 async def test_snapshots_that_nobody_needs_any_more_are_deleted_and_no_others(

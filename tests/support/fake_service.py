@@ -103,6 +103,7 @@ class FakeService:
                 web.delete("/v1/files/{id}", self._delete_file),
                 web.delete("/v1/models/{id:.+}", self._delete_model),
                 web.post("/v1/fine_tuning/jobs", self._create_job),
+                web.get("/v1/fine_tuning/jobs", self._list_jobs),
                 web.get("/v1/fine_tuning/jobs/{id}", self._get_job),
                 web.get("/v1/fine_tuning/jobs/{id}/events", self._events),
                 web.post("/v1/fine_tuning/jobs/{id}/{change:cancel|pause|resume}", self._change_job),
@@ -229,6 +230,9 @@ class FakeService:
         self.jobs[job_id]["hyperparameters"] = {"n_epochs": 12, "batch_size": 16}
         self.jobs[job_id] |= {key: (await request.json()).get(key) for key in ("method", "metadata")}
         return web.json_response(self.jobs[job_id])
+
+    async def _list_jobs(self, request: web.Request) -> web.Response:
+        return web.json_response({"object": "list", "data": list(self.jobs.values())[::-1]})
 
     async def _get_job(self, request: web.Request) -> web.Response:
         job = self.jobs.get(request.match_info["id"])
