@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 MAX_RESTARTS = 2  # without a newer checkpoint in between
 CHECKPOINT_EVERY_S = 30.0
 SETTLE_LIMIT_S = 10.0  # from the end of a child to the status that says so; a large model takes longer to load
+NOTE_AGAIN_S = 5.0
 CLOSE_LIMIT_S = 15.0  # whoever stops the service waits 25 s; an older checkpoint is there if this is not enough
 _ID = re.compile(r"ftjob-[0-9a-f]{16}")
 
@@ -179,7 +180,16 @@ class Jobs:
                 await self._run(folder)
             except Exception as error:  # one job's folder may be broken in any way; the next job must still run
                 log.exception("job %s could not be run", folder.id)
-                await self._fail(folder, f"The job could not be run: {error}", "internal_error")
+                await self._give_up(folder, f"The job could not be run: {error}")
+
+    async def _give_up(self, folder: JobFolder, message: str) -> None:
+        """Note that a job failed, as soon as that can be noted: a full disk must not end the queue."""
+        while True:
+            try:
+                return await self._fail(folder, message, "internal_error")
+            except OSError as error:
+                log.error("job %s: its end cannot be noted: %s", folder.id, error)
+                await asyncio.sleep(NOTE_AGAIN_S)
 
     async def _run(self, folder: JobFolder) -> None:
         """Take a job from queued to wherever it ends."""

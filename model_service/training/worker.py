@@ -12,6 +12,7 @@ import errno
 import fcntl
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from model_service.training import registry
 from model_service.training.folder import JobFolder
 from model_service.training.yielding import Courtesy
 
@@ -115,6 +117,7 @@ def _run(folder: JobFolder, options: argparse.Namespace, is_orphan: Callable[[],
         return _refuse(folder, str(error), error.code)
     except Exception as error:
         if is_disk_full(error):
+            _let_go_of_halves(folder, options.models)
             return _refuse(folder, DISK_FULL, "disk_full")
         if is_out_of_memory(error):
             return _refuse(folder, TOO_LITTLE_MEMORY, "out_of_memory")
@@ -127,6 +130,13 @@ def is_disk_full(error: BaseException) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     return any(f"os error {number})" in str(error) or os.strerror(number) in str(error) for number in FULL)
+
+
+def _let_go_of_halves(folder: JobFolder, models: Path) -> None:
+    """Delete what could not be written whole, so that there is room to say so."""
+    for half in folder.checkpoints.glob("tmp-*"):
+        shutil.rmtree(half) if half.is_dir() else half.unlink()
+    registry.remove_made_by(models, folder.id)
 
 
 def _refuse(folder: JobFolder, message: str, code: str) -> int:

@@ -1,5 +1,6 @@
 """What the training tests share. torch is imported by the tests that need it."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,3 +15,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Give this process its own signal handlers back after a worker ran in it."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -157,6 +157,16 @@ def test_the_worker_runs_the_method_of_the_job(base: Path, tmp_path: Path, monke
     assert (folder.result or {})["task"] == "classify"
 
 
+def test_texts_that_do_not_fit_the_context_are_counted_and_never_cut(base: Path, tmp_path: Path) -> None:
+    long = [Labelled(f"{'very ' * 40}long {i}", ("bad", "good")[i % 2], f"long-{i}") for i in range(8)]
+    folder = make_job(tmp_path, base, rows=[*reviews(), *long], **{**CLASSIFY, "n_epochs": 1})
+    train(tmp_path, folder)
+    assert folder.progress["counts"]["too_long"] == 8
+    assert any("8 too long left out" in event["message"].replace("\n", " ") for event in folder.events())
+    (tuned,) = registry.finished(tmp_path / "models")
+    assert not any(row["id"].startswith("long-") for row in tuned.manifest["examples"])
+
+
 def test_packed_texts_are_read_as_they_are_alone(tmp_path: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(save_tiny_classifier(tmp_path)).eval()
     texts = [LabelledText(Encoded(list(text.encode()), 0), i % 3) for i, text in enumerate(("One", "Two ducks", "Six"))]

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,15 +52,6 @@ def stop_after(calls: int) -> Callable[[], None]:
             raise Interrupted
 
     return check
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """Give this process its own signal handlers back after a worker ran in it."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

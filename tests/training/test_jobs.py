@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,10 @@ import pytest
 from model_service.config import ModelSettings, TrainingSettings
 from model_service.errors import Conflict, ModelFailed, ModelNoRoom, NotFound
 from model_service.training import durable
-from model_service.training.child import Child, describe_exit
+from model_service.training.child import Child
 from model_service.training.folder import JobFolder
 from model_service.training.jobs import Jobs
-from model_service.training.orders import Order, Rows, Start, write_job
-from model_service.training.preferences import Preferred
+from model_service.training.orders import Order
 from tests.support.training_jobs import FakePool, fake_base, make_rows
 
 ORDER = Order(model="tiny", training_file="file-1", seed=1)
@@ -172,43 +170,6 @@ async def test_a_paused_job_lets_others_run_and_goes_on_later(tmp_path: Path) ->
         assert spawn.jobs == [first.id, second.id, first.id]
 
 
-async def test_a_job_that_is_being_cancelled_cannot_be_paused_instead(tmp_path: Path) -> None:
-    deaf = "trap '' TERM; touch deaf; while :; do sleep 0.05; done"
-    async with running(tmp_path, deaf, stop_limit_s=0.5) as (jobs, _, _spawn):
-        folder = await jobs.create(ORDER, make_rows())
-        await until((folder.path / "deaf").exists)
-        await asyncio.gather(jobs.cancel(folder.id), jobs.pause(folder.id))
-        assert status(folder) == "cancelled"
-        other = await jobs.create(ORDER, make_rows())
-        await until((other.path / "deaf").exists)
-        await asyncio.gather(jobs.pause(other.id), jobs.cancel(other.id))
-        assert status(other) == "cancelled"
-
-
-async def test_what_comes_while_the_finished_model_is_loaded_is_a_sentence_and_changes_nothing(tmp_path: Path) -> None:
-    loading, go_on = asyncio.Event(), asyncio.Event()
-
-    class SlowPool(FakePool):
-        async def load(self, spec: ModelSettings, /) -> None:
-            loading.set()
-            await go_on.wait()
-
-    pool = SlowPool({"tiny": fake_base(tmp_path / "base")})
-    jobs = Jobs(tmp_path, TrainingSettings(), pool, spawn=Scripts(SUCCEED), settle_limit_s=0.05)
-    await jobs.start()
-    folder = await jobs.create(ORDER, make_rows())
-    async with asyncio.timeout(30):
-        await loading.wait()
-    for stop in (jobs.cancel, jobs.pause):
-        with pytest.raises(Conflict, match="has just ended; its model is being loaded"):
-            await stop(folder.id)
-    with pytest.raises(Conflict, match="only a paused job can be resumed"):
-        await jobs.resume(folder.id)
-    go_on.set()
-    await until(lambda: status(folder) == "succeeded")
-    await jobs.close()
-
-
 async def test_closing_stops_the_child_and_the_next_service_goes_on(tmp_path: Path) -> None:
     async with running(tmp_path, "mkdir -p checkpoints/step-000007; exec " + FOREVER) as (jobs, _, spawn):
         folder = await jobs.create(ORDER, make_rows())
@@ -281,53 +242,6 @@ async def test_only_ids_name_jobs(tmp_path: Path, job_id: str) -> None:
     for action in actions:
         with pytest.raises(NotFound):
             await action(job_id)
-
-
-async def test_the_childs_command_shows_the_worker_and_its_environment_has_no_token(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DISCORD_TOKEN", "secret")
-    command, environment = await child_of(written(tmp_path, ORDER), TrainingSettings(threads=3))
-    assert b"model_service.training.worker" in command
-    assert b"secret" not in environment
-    assert b"OMP_NUM_THREADS=3" in environment
-    assert b"HF_HUB_OFFLINE=1" in environment
-
-
-async def test_several_processes_are_started_by_torchrun_and_stopped_with_it(tmp_path: Path) -> None:
-    words = (await child_of(written(tmp_path, ORDER), TrainingSettings(processes=2)))[0].split(b"\0")
-    place = words.index(b"--nproc-per-node")
-    assert words[place + 1 : place + 4] == [b"2", b"-m", b"model_service.training.worker"]
-
-
-async def test_a_method_that_one_process_trains_says_so_where_several_are_set(tmp_path: Path) -> None:
-    rows = [Preferred("JOKE:", row.completion, f"{row.completion} Or not.") for row in make_rows()]
-    folder = written(tmp_path, replace(ORDER, method="dpo"), rows)
-    command, _ = await child_of(folder, TrainingSettings(processes=2))
-    assert b"torch.distributed.run" not in command
-    assert folder.events()[-1]["message"] == "One process trains this: training.processes (2) counts for jokes only."
-
-
-def written(home: Path, order: Order, rows: Rows | None = None) -> JobFolder:
-    """Write a job's folder."""
-    return write_job(home / "jobs", order, Start(fake_base(home / "base"), "tiny"), rows or make_rows(), None)
-
-
-async def child_of(folder: JobFolder, settings: TrainingSettings) -> tuple[bytes, bytes]:
-    """Start a real child, and return its command line and its environment; it is stopped again."""
-    child = await Child.start(folder, folder.path.parent / "models", settings, 30.0)
-    process = Path(f"/proc/{child.pid}")
-    await until(lambda: b"worker" in (process / "cmdline").read_bytes())
-    found = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-    await child.stop(5)
-    return found
-
-
-@pytest.mark.parametrize(
-    ("code", "words"), [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-250, "killed by signal 250")]
-)
-def test_an_exit_is_said_in_words(code: int, words: str) -> None:
-    assert words in describe_exit(code)
 
 
 def test_events_of_a_step_that_was_trained_again_appear_once(tmp_path: Path) -> None:

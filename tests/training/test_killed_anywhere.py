@@ -1,4 +1,4 @@
-"""A job that is killed before or after anything it writes ends like one that nobody killed."""
+"""A job that is killed before or after anything it writes, or stopped while it is judged, ends like one that is not."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import pytest
 from model_service.training import durable, registry
 from model_service.training.finetune import Finetune
 from model_service.training.folder import JobFolder
+from model_service.training.stops import Interrupted
 from tests.support.tiny_models import save_tiny_generator
 from tests.support.training_jobs import make_job
 
@@ -46,9 +47,9 @@ def killed_at(write: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def train(folder: JobFolder, home: Path) -> dict[str, Any]:
+def train(folder: JobFolder, home: Path, check: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """Run a job to its end, with a checkpoint after each step; returns result.json."""
-    Finetune(folder, home / "models", check=lambda: None, checkpoint_every_s=0.0).run()
+    Finetune(folder, home / "models", check=check, checkpoint_every_s=0.0).run()
     assert folder.result
     return folder.result
 
@@ -77,3 +78,19 @@ def test_a_job_that_dies_again_and_again_at_each_of_its_writes_ends_as_if_nothin
     assert not list((tmp_path / "models").glob(".aside-*"))
     assert len(list(folder.checkpoints.glob("step-*"))) <= 2
     assert not list(folder.checkpoints.glob("tmp-*"))
+
+
+def test_a_run_that_is_stopped_while_it_is_judged_goes_on_with_that(tmp_path: Path) -> None:
+    folder = make_job(tmp_path, save_tiny_generator(tmp_path / "base"), n_epochs=1)
+
+    def while_judged() -> None:
+        if any("Judging it now" in event["message"] for event in folder.events()):
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        train(folder, tmp_path, while_judged)
+    last = folder.latest_step()
+    assert (last, folder.result) == (folder.progress["total_steps"], None)
+    assert train(folder, tmp_path)["fine_tuned_model"] == folder.job["fine_tuned_model"]
+    assert folder.latest_step() == last
+    assert len(registry.finished(tmp_path / "models")) == 1

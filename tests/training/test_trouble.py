@@ -1,6 +1,8 @@
 """Too little memory, numbers that are none, a disk that is full: said clearly, and the old model is untouched."""
 
+import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -14,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from model_service.errors import RequestRefused
-from model_service.training import disk, registry, worker
+from model_service.training import disk, durable, registry, worker
 from model_service.training.base_model import load_base
 from model_service.training.checkpoints import Checkpoints
 from model_service.training.dataset import Example, encode
@@ -189,6 +191,29 @@ def test_a_disk_that_is_full_is_said_and_the_old_model_is_untouched(base: Path, 
     assert registry.finished(tmp_path / "models") == []
     assert {path.name: path.read_bytes() for path in base.iterdir()} == before
     assert train_with_a_limit(folder, tmp_path, 100_000_000) == worker.DONE, "with room it goes on"
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_a_disk_too_full_for_a_sentence_gets_room_for_it(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write = make_job(tmp_path, base, n_epochs=1), durable.write_json
+    halves = [folder.checkpoints / "tmp-000099", tmp_path / "models" / f".aside-ft:tiny::{folder.id}"]
+
+    def full(path: Path, value: Any, **options: Any) -> None:
+        if path.name == "result.json":
+            for half in halves:
+                half.mkdir()
+                (half / "weights.safetensors").write_bytes(b"half")
+        if path.name in ("result.json", "failure.json") and any(half.exists() for half in halves):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, value, **options)
+
+    monkeypatch.setattr(durable, "write_json", full)
+    assert worker.main([str(folder.path), "--models", str(tmp_path / "models")]) == worker.REFUSED
+    assert folder.failure is not None
+    assert folder.failure["code"] == "disk_full"
+    assert list((tmp_path / "models").iterdir()) == []
 
 
 def test_a_job_that_cannot_fit_is_refused_with_numbers(
