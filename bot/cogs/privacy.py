@@ -80,7 +80,7 @@ class PrivacyCog(commands.Cog, name="Privacy"):
             done = f"🗑️ Done. I erased {'1 joke' if erased == 1 else f'{erased} jokes'} and forgot you."
             if not withdrawn:
                 return done
-            return f"{done} What had learned from them tells no more jokes:\n{withdrawals.names(withdrawn)}"
+            return f"{done} What was given them is withdrawn, and nothing it learned is kept:\n{withdrawals.names(withdrawn)}"
 
         question = (
             "This erases every joke you added, in every server I am in, with your votes, the topics you asked for and"

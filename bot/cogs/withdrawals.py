@@ -246,8 +246,9 @@ def told(withdrawn: Sequence[Holder], live: str) -> str:
     """Say to moderators what happened, and what they can do. Who it was is nobody's business."""
     one = len(withdrawn) == 1
     return (
-        f"🧹 Somebody took their data back, and {'this training' if one else 'these trainings'} had learned from it,"
-        f" so {'its model is' if one else 'their models are'} withdrawn and deleted:\n{names(withdrawn)}\n"
+        f"🧹 Somebody took their data back. {'This training was' if one else 'These trainings were'} given it,"
+        f" so {'it is' if one else 'they are'} withdrawn, and nothing {'it' if one else 'they'} learned is kept:\n"
+        f"{names(withdrawn)}\n"
         f"{code(live)} tells this server's jokes now."
     )
 

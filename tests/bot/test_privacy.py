@@ -53,7 +53,7 @@ async def test_deleting_names_the_models_withdraws_them_at_once_and_tells_modera
     assert f"training #1: `{model}`" in words(await ask(stage.robin, "!privacy"))
     assert f"training #1: `{model}`" in await delete(stage)
     done = await stage.robin.wait_for(lambda m: "I erased 1 joke" in m["content"])
-    assert f"tells no more jokes:\n• training #1: `{model}`" in done["content"]
+    assert f"is withdrawn, and nothing it learned is kept:\n• training #1: `{model}`" in done["content"]
     await ask(stage.robin, "!joke")
     assert service.bodies("/v1/completions")[-1]["model"] == "jokes-mini"
 
