@@ -22,7 +22,7 @@ from model_service.config import CommonSettings
 from model_service.held_models import needed_models, tuned_models
 from model_service.http_protocol import LimitedHttp
 from model_service.listening import CannotListen, tcp_socket, unix_socket
-from model_service.placement.adapted import is_adapter
+from model_service.models.folder import holds_adapter
 from model_service.placement.load import loader, planner
 from model_service.placement.plan import PlanRefused
 from model_service.placement.planner import DevicePlanner
@@ -62,7 +62,7 @@ async def _serve_on(sock: socket.socket, settings: CommonSettings, grace_s: floa
     service = settings.service
     needed, tuned = needed_models(settings), tuned_models(models)
     rooms = planner(
-        settings, (*needed, *(spec for spec in tuned if is_adapter(Path(spec.source))))
+        settings, (*needed, *(spec for spec in tuned if holds_adapter(Path(spec.source))))
     )  # these need a base
     pool = Pool(loader(service), rooms, load_limit_s=service.load_limit_s, max_waiting=service.max_queue)
     pool.expect(needed, tuned)

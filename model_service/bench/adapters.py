@@ -124,14 +124,15 @@ def _adapter_folders(host: "Host", count: int) -> Iterator[list[Path]]:
     import torch
     from safetensors.torch import save_file
 
-    from model_service.models.lora import CONFIG, LINEARS, TENSORS
+    from model_service.models.folder import ADAPTER_CONFIG
+    from model_service.models.lora import LINEARS, TENSORS
 
     config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": list(LINEARS["gpt2"])}
     with tempfile.TemporaryDirectory(prefix="punchline-adapters-") as root:
         folders = [Path(root) / str(i) for i in range(count)]
         for seed, folder in enumerate(folders):
             folder.mkdir()
-            (folder / CONFIG).write_text(json.dumps(config))
+            (folder / ADAPTER_CONFIG).write_text(json.dumps(config))
             generator = torch.Generator().manual_seed(seed)
             tensors = {}
             for layer in range(host.n_layer):

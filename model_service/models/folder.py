@@ -4,15 +4,18 @@ A hub repository is downloaded once, into the hub's own cache; after that it is 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from model_service.models.shape import Shape, shape_of
 
 TEXTS = ("*.json", "merges.txt")  # config, tokenizer, index
 SAFETENSORS = (*TEXTS, "*.safetensors")  # what is fetched of a hub repository to load it
 PICKLES = (*TEXTS, "pytorch_model*.bin")  # what is fetched of it to convert it
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 class CheckpointError(Exception):
@@ -47,6 +50,21 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has no {CONFIG}: it is no checkpoint, or half a download. Fetch the rest, or delete the folder."
         )
     return read_json(folder / CONFIG)
+
+
+def read_shape(config: Mapping[str, Any], source: str) -> Shape:
+    """Read the sizes in a config.json; the source is named in what is raised. Raises CheckpointError."""
+    try:
+        return shape_of(config)
+    except KeyError as error:
+        raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{source} cannot run: {error}.") from error
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter of PEFT, which runs on another model, and not a whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors*"))
 
 
 def pickles(folder: Path) -> list[Path]:

@@ -18,10 +18,10 @@ from tokenizers import models as tokenizer_models
 from model_service.models.decoder import Decoder, decoder
 from model_service.models.folder import CheckpointError as CheckpointError
 from model_service.models.folder import find_folder as find_folder
-from model_service.models.folder import read_config
+from model_service.models.folder import read_config, read_shape
 from model_service.models.folder import read_json as read_json
 from model_service.models.linear import Form, can_pack, to_int8, to_packed
-from model_service.models.shape import GPT2Shape, Shape, shape_of
+from model_service.models.shape import GPT2Shape, Shape
 from model_service.models.stored import Reading, StoredFiles
 from model_service.models.stored_gpt2 import StoredGPT2
 
@@ -102,7 +102,7 @@ def open_checkpoint(source: str) -> OpenCheckpoint:
     """Find a checkpoint and read all but its weights; a hub id is downloaded once. Raises CheckpointError."""
     folder = find_folder(source)
     config = read_config(folder)
-    shape = _shape(config, source)
+    shape = read_shape(config, source)
     return OpenCheckpoint(folder, config, shape, read_tokenizer(folder), StoredFiles(folder, shape))
 
 
@@ -118,20 +118,6 @@ def check_weights(weights: str, device: torch.device) -> None:
         raise CheckpointError(f"weights = {weights!r} is no number format; choose auto, {', '.join(READ_AS)}.")
     if weights == "int8" and device.type != "cpu":
         raise CheckpointError('weights = "int8" runs on a CPU only; on a GPU choose float16.')
-
-
-def read_shape(source: str) -> Shape:
-    """Read only the sizes of a checkpoint. Raises CheckpointError."""
-    return _shape(read_config(find_folder(source)), source)
-
-
-def _shape(config: Mapping[str, Any], source: str) -> Shape:
-    try:
-        return shape_of(config)
-    except KeyError as error:
-        raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{source} cannot run: {error}.") from error
 
 
 def read_tokenizer(folder: Path) -> Tokenizer:

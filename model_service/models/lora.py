@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model_service.models.decoder import Decoder
-from model_service.models.loading import CheckpointError, read_json
+from model_service.models.folder import ADAPTER_CONFIG, CheckpointError, read_json
 
-CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+TENSORS = "adapter_model.safetensors"
 LINEARS: Mapping[str, Mapping[str, str]] = {  # by model_type: which of our linears holds each of transformers'
     "gpt2": {"attn.c_attn": "qkv", "attn.c_proj": "proj", "mlp.c_fc": "up", "mlp.c_proj": "down"},
     "gptj": {
@@ -102,7 +102,7 @@ class Host:
 
 def read_adapter(name: str, folder: Path, host: Host) -> Adapter:
     """Read an adapter for a base model. Raises CheckpointError with what is wrong; blocks like the disk does."""
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / ADAPTER_CONFIG)
     if why := _refusal(config):
         raise CheckpointError(f"The adapter in {folder} cannot run: {why}.")
     layers: tuple[dict[str, dict[str, LowRank]], ...] = tuple({} for _ in range(host.n_layer))

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer
 
 from model_service.config import ModelSettings
 from model_service.engine.sequence import SamplingParams
+from model_service.models.folder import ADAPTER_CONFIG
 from model_service.placement.entry import Entry
 from model_service.placement.loaded import Carrier, Stream
 from model_service.placement.slot import Slot
 from model_service.training import registry
 
-CONFIG = "adapter_config.json"
 _numbers = itertools.count(1)
 
 
@@ -36,14 +36,9 @@ class AdapterFolder:
     bases: tuple[str, ...]
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and not a whole model."""
-    return (folder / CONFIG).exists() and not any(folder.glob("model*.safetensors*"))
-
-
 def adapter_folder(folder: Path) -> AdapterFolder:
     """Read what an adapter says about its base: our own manifest, then PEFT's config. Raises AdapterRefused."""
-    path = folder / CONFIG
+    path = folder / ADAPTER_CONFIG
     try:
         source = json.loads(path.read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
@@ -113,7 +108,9 @@ def find_base(spec: ModelSettings, found: AdapterFolder, entries: Iterable[Entry
     if spec.weights != "auto" or spec.devices != "auto":
         raise AdapterRefused("it is an adapter, which runs as its base does: leave out its weights and devices.")
     if not found.bases:
-        raise AdapterRefused(f"{found.folder / CONFIG} has no base_model_name_or_path: it does not say whose it is.")
+        raise AdapterRefused(
+            f"{found.folder / ADAPTER_CONFIG} has no base_model_name_or_path: it does not say whose it is."
+        )
     models = [entry for entry in entries if not entry.is_adapter and entry.spec.name != spec.name]
     for base in found.bases:
         folder = Path(base).expanduser().resolve()

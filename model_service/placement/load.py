@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable, Mapping
 
 from model_service.config import CommonSettings, ModelSettings, ServiceSettings
-from model_service.placement.adapted import AdapterFolder, adapter_folder, is_adapter
+from model_service.models.folder import holds_adapter
+from model_service.placement.adapted import AdapterFolder, adapter_folder
 from model_service.placement.inventory import machine
 from model_service.placement.loaded import Loaded
 from model_service.placement.loads import Loader, Progress
@@ -49,7 +50,7 @@ def loader(service: ServiceSettings) -> Loader:
             torch.set_num_threads(service.threads)
         plan = placement if isinstance(placement, ModelPlan) else None  # else wherever the engine would go by itself
         folder = find_folder(spec.source)
-        if is_adapter(folder):
+        if holds_adapter(folder):
             return adapter_folder(folder)
         model = load_model(
             str(folder),

@@ -26,7 +26,8 @@ from model_service.errors import (
     QueueFull,
     RequestRefused,
 )
-from model_service.placement.adapted import adapter_folder, is_adapter
+from model_service.models.folder import holds_adapter
+from model_service.placement.adapted import adapter_folder
 from model_service.placement.entry import Entry, Held
 from model_service.placement.loaded import Generator, Labeller, Model
 from model_service.placement.loading_queue import LoadingQueue
@@ -81,7 +82,7 @@ class Pool:
     def start(self, *, preload: bool = True) -> None:
         """Begin to load the needed models as far as there is room, pinned ones first; without preload, only these."""
         entries = [self._entries[name] for name in self._needed]
-        for entry in sorted(entries, key=lambda entry: (not entry.pinned, is_adapter(Path(entry.spec.source)))):
+        for entry in sorted(entries, key=lambda entry: (not entry.pinned, holds_adapter(Path(entry.spec.source)))):
             if preload or entry.pinned:
                 self._queue.add(Job(entry, entry.spec, eager=True))
 
@@ -165,7 +166,7 @@ class Pool:
         """
         entry = self._entry(model_id)
         folder = entry.folder or Path(entry.spec.source).expanduser()
-        if entry.is_adapter or is_adapter(folder):
+        if entry.is_adapter or holds_adapter(folder):
             base = entry.slot.base.spec.name if entry.slot and entry.slot.base else adapter_folder(folder).bases[0]
             raise RequestRefused(ONLY_AN_ADAPTER.format(model_id, base), param="model")
         if entry.folder is None and not folder.is_dir():

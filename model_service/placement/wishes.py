@@ -7,13 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from model_service.config import ModelSettings, ServiceSettings
-from model_service.models.folder import CONFIG, CheckpointError, find_folder, read_config
-from model_service.models.shape import Shape, shape_of
+from model_service.models.folder import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    find_folder,
+    holds_adapter,
+    read_config,
+    read_shape,
+)
+from model_service.models.shape import Shape
 from model_service.placement.devices import Device, Wanted, natural
 from model_service.placement.sizes import Sizes
 from model_service.placement.variants import known_shape
 
-ADAPTER_CONFIG = "adapter_config.json"
 CPU_FORMATS = ("int8", "bfloat16")  # of "auto", on a CPU that is not at hand: whole, and cut
 TRAINING_BYTES = {"gpu": 1 << 30, "cpu": 512 << 20}  # a run's libraries and the activations of its rows
 
@@ -102,20 +108,9 @@ def with_reserve(machine: Machine, reserve: int | str, models: Sequence[Wanted])
     return replace(machine, devices=(held, *others))
 
 
-def read_shape(config: Mapping[str, Any], source: str) -> Shape:
-    """Read the sizes in a config.json. Raises CheckpointError."""
-    try:
-        return shape_of(config)
-    except KeyError as error:
-        raise CheckpointError(f"{source} lacks {error.args[0]}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{source} cannot run: {error}.") from error
-
-
 def is_adapter(spec: ModelSettings) -> bool:
     """Whether a model of the settings is a folder with an adapter, which runs on another model."""
-    folder = Path(spec.source).expanduser()
-    return (folder / ADAPTER_CONFIG).is_file() and not any(folder.glob("model*.safetensors*"))
+    return holds_adapter(Path(spec.source).expanduser())
 
 
 def bases_of(spec: ModelSettings) -> frozenset[str]:

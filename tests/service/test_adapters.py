@@ -9,8 +9,9 @@ import pytest
 from model_service.config import ModelSettings
 from model_service.engine.sequence import SamplingParams
 from model_service.errors import Conflict, ModelFailed, ModelNotFound, RequestRefused
+from model_service.models.folder import holds_adapter
 from model_service.placement import failures
-from model_service.placement.adapted import AdapterFolder, AdapterRefused, adapter_folder, is_adapter
+from model_service.placement.adapted import AdapterFolder, AdapterRefused, adapter_folder
 from model_service.placement.loaded import Generator, Loaded
 from model_service.placement.loads import Progress
 from model_service.placement.pool import Pool
@@ -258,7 +259,7 @@ async def test_an_adapter_is_no_base_for_training() -> None:
 def test_an_adapter_names_its_base_in_our_manifest_or_in_pefts_config(tmp_path: Path) -> None:
     config = tmp_path / "adapter_config.json"
     config.write_text('{"base_model_name_or_path": "org/gpt2"}')
-    assert is_adapter(tmp_path)
+    assert holds_adapter(tmp_path)
     assert adapter_folder(tmp_path).bases == ("org/gpt2",)
     (tmp_path / "manifest.json").write_text('{"base": "gpt2"}')
     assert adapter_folder(tmp_path).bases == ("gpt2", "org/gpt2")
@@ -266,7 +267,7 @@ def test_an_adapter_names_its_base_in_our_manifest_or_in_pefts_config(tmp_path: 
     with pytest.raises(AdapterRefused, match=r"adapter_config\.json could not be read"):
         adapter_folder(tmp_path)
     (tmp_path / "model.safetensors").touch()  # merged weights beside it: a whole model
-    assert not is_adapter(tmp_path)
+    assert not holds_adapter(tmp_path)
 
 
 async def test_a_peft_folder_beside_its_base_answers_as_the_merged_model(tmp_path: Path) -> None:
