@@ -80,7 +80,8 @@ class PrivacyCog(commands.Cog, name="Privacy"):
             done = f"🗑️ Done. I erased {'1 joke' if erased == 1 else f'{erased} jokes'} and forgot you."
             if not withdrawn:
                 return done
-            return f"{done} What was given them is withdrawn, and nothing it learned is kept:\n{withdrawals.names(withdrawn)}"
+            kept = "What was given them is withdrawn, and nothing it learned is kept"
+            return f"{done} {kept}:\n{withdrawals.names(withdrawn)}"
 
         question = (
             "This erases every joke you added, in every server I am in, with your votes, the topics you asked for and"
