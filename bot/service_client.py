@@ -237,10 +237,10 @@ class ServiceClient:
 
     async def upload_file(self, rows: Iterable[Mapping[str, str]]) -> str:
         """Upload rows as JSONL for a fine-tune; returns the file's id."""
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        content = await asyncio.to_thread(_jsonl, rows)
         form = aiohttp.FormData()
         form.add_field("purpose", "fine-tune")
-        form.add_field("file", lines.encode(), filename=SNAPSHOT, content_type="application/jsonl")
+        form.add_field("file", content, filename=SNAPSHOT, content_type="application/jsonl")
         answer = await self._call("POST", "/v1/files", form=form, limit_s=self.timeouts.upload_s)
         return str(answer["id"])
 
@@ -358,3 +358,7 @@ class ServiceClient:
             headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
             self._session = aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False)
         return self._session
+
+
+def _jsonl(rows: Iterable[Mapping[str, str]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

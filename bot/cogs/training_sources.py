@@ -4,6 +4,7 @@ A snapshot goes to the service. Each row is noted with whose data it holds, so t
 to the model.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -90,7 +91,7 @@ async def _found(store: Store, guild_id: int, source: Source) -> Snapshot:
     jokes = await store.jokes.trainable(whose)
     return Snapshot(
         source,
-        training_rows([(joke.id, joke.text) for joke in jokes]),
+        await asyncio.to_thread(training_rows, [(joke.id, joke.text) for joke in jokes]),
         [("joke", joke.id, joke.author_id) for joke in jokes],
         told(await store.jokes.count(whose)),
     )

@@ -1,5 +1,6 @@
 """The process that trains a job: how it is started, what it is told, how its end is said."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +24,16 @@ async def test_the_childs_command_shows_the_worker_and_its_environment_has_no_to
     assert b"secret" not in environment
     assert b"OMP_NUM_THREADS=3" in environment
     assert b"HF_HUB_OFFLINE=1" in environment
+
+
+async def test_the_child_is_nicer_than_the_service_and_is_told_how_long_to_rest(tmp_path: Path) -> None:
+    folder = written(tmp_path, ORDER)
+    child = await Child.start(folder, tmp_path / "models", TrainingSettings(nice=7, rest=2.5), 30.0)
+    process, ours = Path(f"/proc/{child.pid}"), os.getpriority(os.PRIO_PROCESS, 0)
+    await until(lambda: os.getpriority(os.PRIO_PROCESS, child.pid) == min(ours + 7, 19))
+    command = (process / "cmdline").read_bytes().split(b"\0")
+    await child.stop(5)
+    assert command[command.index(b"--rest") + 1] == b"2.5"
 
 
 async def test_several_processes_are_started_by_torchrun_and_stopped_with_it(tmp_path: Path) -> None:

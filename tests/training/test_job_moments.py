@@ -53,6 +53,21 @@ async def test_what_comes_while_the_finished_model_is_loaded_is_a_sentence_and_c
     await jobs.close()
 
 
+async def test_a_running_job_sees_whether_people_are_being_answered(tmp_path: Path) -> None:
+    is_busy = False
+    is_said = "grep -qaP '\\x01' busy; do sleep 0.01; done;"
+    sees = f"until {is_said} touch seen; while {is_said}"
+    async with running(tmp_path, sees + SUCCEED, busy=lambda: is_busy) as (jobs, _, spawn):
+        folder = await jobs.create(ORDER, make_rows())
+        await until(lambda: spawn.pids)
+        assert not (folder.path / "seen").exists()
+        is_busy = True
+        await until((folder.path / "seen").exists)
+        assert status(folder) == "running"
+        is_busy = False
+        await until(lambda: status(folder) == "succeeded")
+
+
 async def test_a_disk_too_full_to_note_anything_does_not_end_the_queue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
