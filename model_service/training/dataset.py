@@ -101,6 +101,25 @@ def pack(encoded: Iterable[Encoded], row_len: int) -> tuple[list[list[Encoded]],
     return rows, too_long
 
 
+def spread(encoded: Sequence[Encoded], row_len: int) -> list[list[Encoded]]:
+    """Lay the examples of a step out in as few rows as hold them, as even as they go: rows are as wide as the widest.
+
+    None may be longer than `row_len`.
+    """
+    longest_first = sorted(encoded, key=lambda example: -len(example.input_ids))
+    num_rows = max(1, -(-sum(len(example.input_ids) for example in encoded) // row_len))
+    while True:
+        rows: list[list[Encoded]] = [[] for _ in range(num_rows)]
+        sizes = [0] * num_rows
+        for example in longest_first:
+            emptiest = sizes.index(min(sizes))
+            rows[emptiest].append(example)
+            sizes[emptiest] += len(example.input_ids)
+        if max(sizes) <= row_len:
+            return rows
+        num_rows += 1
+
+
 def collate(rows: Sequence[list[Encoded]], row_len: int, pad_token_id: int) -> Batch:
     """Lay packed rows out as tensors of (len(rows), row_len)."""
     shape = (len(rows), row_len)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from model_service.training import evaluate
-from model_service.training.dataset import Batch, Encoded, collate, pack
+from model_service.training.dataset import Batch, Encoded, collate, spread
 from model_service.training.gate import Floats
 from model_service.training.loss import packed_loss
 
@@ -97,7 +97,7 @@ class Material:
     def batch(self, picked: Sequence[int]) -> StepBatch:
         """Pack the jokes of a step into rows."""
         examples = [self.train[i] for i in picked]
-        rows, _ = pack(examples, self.row_len)
+        rows = spread(examples, self.row_len)
         width = max(sum(len(e.input_ids) for e in row) for row in rows)
         num_tokens = sum(len(e.input_ids) - max(e.num_prompt, 1) for e in examples)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-from model_service.training.dataset import IGNORE, Encoded, Example, collate, encode, pack
+from model_service.training.dataset import IGNORE, Encoded, Example, collate, encode, pack, spread
 from model_service.training.evaluate import losses
 from model_service.training.loss import packed_loss
 from tests.support.tiny_models import byte_tokenizer, tiny_config
@@ -87,3 +87,25 @@ def test_what_does_not_fit_is_given_back_and_never_cut() -> None:
     rows, too_long = pack([*encoded(), long], 96)
     assert too_long == [long]
     assert sorted(len(e.input_ids) for row in rows for e in row) == sorted(len(e.input_ids) for e in encoded())
+
+
+def test_the_rows_of_a_step_are_few_and_even() -> None:
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        step = [Encoded([7] * size, 1) for size in generator.integers(3, 97, 16).tolist()]
+        rows = spread(step, 96)
+        sizes = [sum(len(e.input_ids) for e in row) for row in rows]
+        assert sorted(map(id, step)) == sorted(id(e) for row in rows for e in row), "each once"
+        assert max(sizes) <= 96
+        assert len(rows) <= len(pack(step, 96)[0]) + 1
+        assert min(sizes) > 0
+
+
+def test_a_step_of_small_jokes_pads_next_to_nothing() -> None:
+    generator = np.random.default_rng(0)
+    held = used = 0
+    for _ in range(50):
+        step = [Encoded([7] * size, 1) for size in generator.integers(10, 60, 16).tolist()]
+        sizes = [sum(len(e.input_ids) for e in row) for row in spread(step, 256)]
+        held, used = held + len(sizes) * max(sizes), used + sum(sizes)
+    assert held < 1.03 * used
