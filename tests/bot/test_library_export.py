@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
+from bot.cogs.library_export import MAY_NOT_ATTACH
 from bot.exporting import export_jokes
+from bot.playground import Playground
+from bot.playground.permissions import ATTACH_FILES
+from bot.playground.world import Overwrite
 from bot.store import CONSENT_VERSION
 from tests.bot.test_commands import ask, words
-from tests.support.stage import Stage, make_settings
+from tests.support.fake_service import FakeService
+from tests.support.stage import Stage, make_settings, on_stage
 
 TYPED, CONSENTED, IMPORTED = "Why do ducks quack? They can't bark.", "A form walks in.", "Zwei Jäger, ein Käse."
 
@@ -84,3 +89,16 @@ async def test_nothing_to_export_and_too_much_for_discord_are_sentences(
     told = words(await ask(stage.morgan, "!jokes export"))
     assert "more than the 1 MiB" in told
     assert f"punchline export jokes.jsonl --guild {stage.guild_id}" in told
+
+
+async def test_where_files_are_not_allowed_the_way_that_is_open_is_named(service: FakeService, tmp_path: Path) -> None:
+    async with Playground(port=0) as playground:
+        world = playground._world
+        channel = world.guild.channels[int(playground.session.channel_id)]
+        channel.overwrites.append(Overwrite(world.bot.id, 1, deny=ATTACH_FILES))
+        async with on_stage(service.socket_path, tmp_path, playground=playground) as stage:
+            await collect(stage)
+            assert words(await ask(stage.morgan, "!jokes export")) == MAY_NOT_ATTACH
+            await stage.morgan.command("jokes export")
+            answer = await stage.morgan.wait_for(lambda m: m["attachments"])
+            assert len((await attached(stage, answer)).splitlines()) == 3
