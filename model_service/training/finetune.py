@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 
 ROW_LEN = 256  # tokens a row holds, unless the context is shorter or an example longer
 MAX_JUDGED = 400  # held-out jokes that are looked at; more would cost time and say little more
-MAX_COMPARED = 100  # held-out jokes that are searched for in the training jokes
 COLUMNS = datasets.Features({name: datasets.Value("string") for name in ("prompt", "completion", "id")})
 HOW = {"lora": "an adapter beside the base in {}", "full": "all weights, passes in {}"}
 
@@ -137,7 +136,8 @@ class Finetune(Run):
         samples = evaluate.sample(
             base.model, base.tokenizer, prompt, eos_token_id=base.eos_token_id, seed=seed, between=self._check
         )
-        evidence = self._evidence(loop, samples, train, held_out)
+        jokes, kept = ([row.completion for row in rows] for rows in (train, held_out))
+        evidence = judging.evidence_of(loop, samples, jokes, kept)
         verdict = gate.decide(evidence)
         metrics = {"best_step": loop.best.step, **evidence.figures()}
         lineage = manifest(
@@ -163,28 +163,12 @@ class Finetune(Run):
                     evidence,
                     base,
                     material,
-                    [row.completion for row in train],
+                    jokes,
                     (before, samples),
                     prompt=prompt,
                     seed=seed,
                 ),
             }
-        )
-
-    def _evidence(self, loop: Loop, samples: list[str], train: list[Row], held_out: list[Row]) -> gate.Evidence:
-        """Measure the finished model beside the one the job started from."""
-        after = loop.measure()
-        jokes = [row.completion for row in train]
-        return gate.Evidence(
-            before=loop.looks[0].nats,
-            after=after.nats,
-            judged=loop.judged(),
-            tokens=after.tokens,
-            general_before=loop.looks[0].general,
-            general_after=after.general,
-            verbatim_rate=evaluate.verbatim_rate(samples, jokes),
-            num_samples=len(samples),
-            natural_rate=evaluate.verbatim_rate([row.completion for row in held_out[:MAX_COMPARED]], jokes),
         )
 
 

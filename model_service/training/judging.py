@@ -15,10 +15,12 @@ from model_service.training import durable, evaluate
 from model_service.training.base_model import Base
 from model_service.training.folder import JobFolder
 from model_service.training.gate import Evidence
+from model_service.training.loop import Loop
 from model_service.training.objective import Material
 from model_service.training.output_filter import is_held_back
 
 SAMPLES_KEPT = 8
+MAX_COMPARED = 100  # held-out jokes that are searched for in the training jokes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,25 @@ def heard_before(folder: JobFolder, base: Base, prompt: str, seed: int, between:
         noted = {"prompt": prompt, "seed": seed, "texts": texts}
         durable.write_json(path, noted)
     return list(noted["texts"])
+
+
+def evidence_of(loop: Loop, samples: Sequence[str], learned: Sequence[str], held_out: Sequence[str]) -> Evidence:
+    """Measure the finished model, which the loop holds, beside the one it started from.
+
+    learned, held_out: the texts of both sides; some held-out ones say how often texts are alike by nature.
+    """
+    after = loop.measure()
+    return Evidence(
+        before=loop.looks[0].nats,
+        after=after.nats,
+        judged=loop.judged(),
+        tokens=after.tokens,
+        general_before=loop.looks[0].general,
+        general_after=after.general,
+        verbatim_rate=evaluate.verbatim_rate(samples, learned),
+        num_samples=len(samples),
+        natural_rate=evaluate.verbatim_rate(held_out[:MAX_COMPARED], learned),
+    )
 
 
 def evaluation(

@@ -14,7 +14,7 @@ from typing import Any
 from model_service.training import evaluate, gate, judging, registry
 from model_service.training.base_model import Base, weights_sha256
 from model_service.training.dataset import Encoded, Example, encode
-from model_service.training.finetune import HOW, MAX_COMPARED, MAX_JUDGED, ROW_LEN, written
+from model_service.training.finetune import HOW, MAX_JUDGED, ROW_LEN, written
 from model_service.training.gate import Evidence, Verdict
 from model_service.training.loop import ROWS_PER_FORWARD, Loop, TrainingFailed
 from model_service.training.manifest import manifest
@@ -103,7 +103,8 @@ class PreferenceTraining(Run):
         samples = evaluate.sample(
             base.model, base.tokenizer, self._prompt, eos_token_id=base.eos_token_id, seed=seed, between=self._check
         )
-        evidence = self._evidence(loop, samples)
+        liked, kept = ([row.chosen for row in part.rows] for part in (self._train, self._held_out))
+        evidence = judging.evidence_of(loop, samples, liked, kept)
         margin = material.margins(base.model, max_rows=ROWS_PER_FORWARD, between=self._check)
         right = accuracy(margin)
         verdict = decide(evidence, right, len(margin))
@@ -135,21 +136,6 @@ class PreferenceTraining(Run):
                 "gate": asdict(verdict),
                 "evaluation": self._evaluation(base, material, evidence, (before, samples)),
             }
-        )
-
-    def _evidence(self, loop: Loop, samples: Sequence[str]) -> Evidence:
-        after = loop.measure()
-        liked = [row.chosen for row in self._train.rows]
-        return Evidence(
-            before=loop.looks[0].nats,
-            after=after.nats,
-            judged=loop.judged(),
-            tokens=after.tokens,
-            general_before=loop.looks[0].general,
-            general_after=after.general,
-            verbatim_rate=evaluate.verbatim_rate(samples, liked),
-            num_samples=len(samples),
-            natural_rate=evaluate.verbatim_rate([row.chosen for row in self._held_out.rows[:MAX_COMPARED]], liked),
         )
 
     def _evaluation(
