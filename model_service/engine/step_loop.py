@@ -2,6 +2,8 @@
 
     inbox ─> take ─> schedule ─> flights ─> results ─> pieces ─> tell, once per step
 
+What a step came to is told when the next one is on its way: readers read then, and no device waits for them.
+
 A model that is split has a step in flight in each of its stages (flights.py), over different sequences. A step that
 raises fails the sequences that run, and the loop goes on; after three such steps in a row, or when a stage has died,
 it raises.
@@ -74,6 +76,7 @@ class StepLoop:
         self._scheduler = Scheduler(config.max_num_seqs, PrefillBudget(least=config.min_prefill_tokens), config.shares)
         self._answers: dict[int, Answer] = {}
         self._in_flight: deque[_Flight] = deque()
+        self._events = Events(started=[], pieces=[])  # not told yet
         self._bad_steps = 0
 
     @property
@@ -87,16 +90,21 @@ class StepLoop:
             while self._take():
                 self._end_expired()
                 self._submit()
+                self._tell_all()
                 if self._in_flight:
                     self._land()
         finally:
+            self._tell_all()
             self._flights.close()
 
     def _take(self) -> bool:
         """Read the inbox, waiting only when there is nothing to run; false when it is time to stop."""
         while True:
+            has_nothing_to_do = self._scheduler.idle and not self._in_flight
+            if has_nothing_to_do:
+                self._tell_all()
             try:
-                item = self._inbox.get(block=self._scheduler.idle and not self._in_flight)
+                item = self._inbox.get(block=has_nothing_to_do)
             except queue.Empty:
                 return True
             match item:
@@ -110,11 +118,9 @@ class StepLoop:
                     self._scheduler.add(item.sequence)
 
     def _end_expired(self) -> None:
-        events = Events(started=[], pieces=[])
         for sequence in self._scheduler.expired(time.monotonic()):
-            events.pieces.append((sequence.id, DeadlinePassed(sequence.limit_s)))
+            self._events.pieces.append((sequence.id, DeadlinePassed(sequence.limit_s)))
             self._end(sequence)
-        self._say(events)
 
     def _submit(self) -> None:
         """Let steps begin until there is one in each stage, or nothing left to compute."""
@@ -132,10 +138,10 @@ class StepLoop:
                 chunk.sequence.num_computed = chunk.end
 
     def _land(self) -> None:
-        """Wait for the oldest step in flight, and tell what it came to."""
+        """Wait for the oldest step in flight, and note what it came to."""
         flight = self._in_flight.popleft()
         plan = flight.plan
-        events = Events(started=[sequence.id for sequence in plan.started], pieces=[])
+        self._events.started += [sequence.id for sequence in plan.started]
         try:
             results = self._flights.collect()
         except StageDied:
@@ -144,20 +150,18 @@ class StepLoop:
             self._bad_steps += 1
             if self._bad_steps == BAD_STEPS:
                 raise
-            self._fail(error, events)
-            self._say(events)
+            self._fail(error)
             return
         self._bad_steps = 0
         for chunk in plan.chunks:
             chunk.sequence.num_landed = chunk.end
         for result in sorted(results, key=lambda result: -result.sequence.slot):  # so that slots seldom have to move
-            self._answer(result, events)
+            self._answer(result)
         took_s = time.perf_counter() - flight.began
         self._scheduler.budget.record(plan.num_streams, plan.num_prompt_tokens, took_s)
         self._micro_batches.record(plan.num_streams, plan.num_prompt_tokens, time.perf_counter())
-        self._say(events)
 
-    def _fail(self, error: Exception, events: Events) -> None:
+    def _fail(self, error: Exception) -> None:
         """End every running sequence: nobody knows how far a step came that raised."""
         while self._in_flight:  # whatever became of those
             self._in_flight.popleft()
@@ -169,9 +173,9 @@ class StepLoop:
         failure.__cause__ = error
         for sequence in failed:
             self._answers.pop(sequence.id, None)
-            events.pieces.append((sequence.id, failure))
+            self._events.pieces.append((sequence.id, failure))
 
-    def _answer(self, result: Result, events: Events) -> None:
+    def _answer(self, result: Result) -> None:
         """Add what a result means for its reader, and let the sequence go if that was its end."""
         sequence = result.sequence
         if sequence.status == Status.FINISHED:  # cancelled in flight
@@ -179,7 +183,9 @@ class StepLoop:
         if not result.finite:
             self._flights.clear(sequence.slot)
             self._scheduler.forget(sequence.slot)
-            events.pieces.append((sequence.id, ServiceError("The model's numbers broke on this prompt. Change it.")))
+            self._events.pieces.append(
+                (sequence.id, ServiceError("The model's numbers broke on this prompt. Change it."))
+            )
             self._end(sequence)
             return
         self.generated_tokens += result.token_id is not None
@@ -187,7 +193,7 @@ class StepLoop:
         if piece is None:
             return
         if piece.text or piece.token_ids or piece.finish_reason:
-            events.pieces.append((sequence.id, piece))
+            self._events.pieces.append((sequence.id, piece))
         if piece.finish_reason:
             self._end(sequence)
 
@@ -199,6 +205,8 @@ class StepLoop:
         if move := self._scheduler.finish(sequence):
             self._flights.move(move)
 
-    def _say(self, events: Events) -> None:
-        if events.started or events.pieces:
-            self._tell(events)
+    def _tell_all(self) -> None:
+        """Tell the readers what has come of it so far."""
+        if self._events.started or self._events.pieces:
+            self._tell(self._events)
+            self._events = Events(started=[], pieces=[])
