@@ -167,7 +167,7 @@ def pipeline(
 def train(
     model: OneModel = "gpt2",
     jokes: Annotated[int, typer.Option(help="Jokes in a step.", min=1)] = 8,
-    steps: Annotated[int, typer.Option(help="Steps in a round.", min=1)] = 3,
+    steps: Annotated[int, typer.Option(help="Steps in a round.", min=1)] = 10,
     rounds: Annotated[int, typer.Option(help="Alternating rounds.", min=1)] = 3,
     as_json: AsJson = False,
     cache: Cache = None,

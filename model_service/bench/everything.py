@@ -4,14 +4,25 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from dataclasses import replace
 
-from model_service.bench import adapters, beside_training, gaps, growth, pipeline, profile, quality, serve, throughput
+from model_service.bench import (
+    adapters,
+    beside_training,
+    gaps,
+    growth,
+    pipeline,
+    profile,
+    quality,
+    serve,
+    throughput,
+    train,
+)
 from model_service.bench.contestants import ENGINES
 from model_service.bench.report import Report
 from model_service.bench.session import Session
 from model_service.bench.texts import default_texts
 from model_service.bench.throughput import Plan
 
-NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve", "yield", "pipeline", "profile")
+NAMES = ("decode", "prefill", "quality", "growth", "gaps", "adapters", "serve", "train", "yield", "pipeline", "profile")
 STREAMS = 64
 
 
@@ -35,6 +46,7 @@ def measurements(models: Seq[str], rounds: int) -> dict[str, Callable[[Session],
         "gaps": lambda session: gaps.measure(models, session),
         "adapters": lambda session: adapters.measure(models[0], rounds, session),
         "serve": lambda session: serve.measure(models[0], STREAMS, rounds, session),
+        "train": lambda session: train.measure(models[0], train.JOKES, train.STEPS, rounds, session),
         "yield": lambda session: beside_training.measure(16, rounds, session),
         "pipeline": lambda session: pipeline.measure(models[0], pipeline.IN_FLIGHT, 2, rounds, session),
         "profile": lambda session: profile.measure(models[0], session),

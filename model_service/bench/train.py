@@ -37,6 +37,7 @@ USUAL, PACKED, CHOSEN, ADAPTER = (
     Entry("punchline", "full auto"),
     Entry("punchline", "lora auto"),
 )
+JOKES, STEPS = 8, 10  # in a step, in a round
 LITERATURE = 119  # jokes a second: GPT-2 XL in FP16 on a GPU
 COLUMNS = ("engine", "weights", "tokens/s", "jokes/s", "ratio", "peak memory")
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,10 +19,11 @@ from model_service.errors import RequestRefused
 from model_service.training import disk, durable, registry, worker
 from model_service.training.base_model import load_base
 from model_service.training.checkpoints import Checkpoints
-from model_service.training.dataset import Example, encode
+from model_service.training.dataset import Encoded, Example, collate, encode
 from model_service.training.finetune import Finetune
 from model_service.training.folder import JobFolder
 from model_service.training.loop import Loop, TrainingFailed
+from model_service.training.loss import packed_loss
 from model_service.training.objective import Look, Material
 from model_service.training.out_of_memory import is_out_of_memory
 from model_service.training.recipe import Recipe
@@ -118,7 +119,27 @@ def test_the_processors_own_refusal_is_recognised() -> None:
     assert is_out_of_memory(raised.value)
 
 
-def test_gradient_checkpointing_changes_memory_and_not_the_result(base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_gradient_checkpointing_keeps_less_for_the_way_back(base: Path, adapter: Literal["lora", "full"]) -> None:
+    kept = {True: 0, False: 0}
+    for checkpointing in kept:
+        recipe = Recipe(adapter, 1, 8, 1e-4, seed=0, gradient_checkpointing=checkpointing)
+        model = load_base(base, torch.device("cpu"), recipe).model.train()
+        weights = {parameter.data_ptr() for parameter in model.parameters()}
+
+        def keep(
+            tensor: torch.Tensor, checkpointing: bool = checkpointing, weights: set[int] = weights
+        ) -> torch.Tensor:
+            kept[checkpointing] += 0 if tensor.data_ptr() in weights else tensor.nbytes
+            return tensor
+
+        row = collate([[Encoded(list(range(60)), 1)]], 60, 0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            packed_loss(model, row, "sum").backward()
+    assert kept[True] < kept[False] / 2
+
+
+def test_gradient_checkpointing_does_not_change_the_result(base: Path, tmp_path: Path) -> None:
     found = []
     for checkpointing in (False, True):
         job = make_job(tmp_path, base, n_epochs=1, gradient_checkpointing=checkpointing, adapter="lora")
