@@ -195,7 +195,7 @@ class Layers:
         return self.formed(to_int8)
 
     def formed(self, form: Form) -> Self:
-        """Return the same model with its linears in another form; the rest is shared."""
+        """Return the same model with its linears in another form; the rest is shared. `to_packed` uses this one up."""
         model = copy.copy(self)
         model.blocks = [_formed(block, form) for block in self.blocks]
         if self.is_last:

@@ -88,8 +88,12 @@ def can_pack(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 def to_packed(linear: Linear) -> Linear:
-    """Pack a float32 layer; one that is packed or quantised stays as it is."""
-    return Packed(library.packed(linear.weight), linear.bias) if isinstance(linear, Affine) else linear
+    """Pack a float32 layer, in its own memory: it is not to be used any more. What is no float layer stays as it is."""
+    if not isinstance(linear, Affine):
+        return linear
+    weight = linear.weight.contiguous()
+    library.pack(weight)
+    return Packed(weight, linear.bias)
 
 
 def to_int8(linear: Linear) -> Int8:

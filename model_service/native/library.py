@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model_service.models.room import room
-
 NAME = "_kernels"
-INTERFACE = 5  # grows with every change of what follows, as in interface.cpp
+INTERFACE = 6  # grows with every change of what follows, as in interface.cpp
 PANEL = 48  # `kPanel` in dense.h
+ALIGNED = 64  # bytes of a cache line
 PHASES = ("norms, quantising", "qkv", "attention", "proj", "up, activation", "down", "head")  # `Phase` in model.h
 ACTIVATIONS = {"gelu_new": 0, "gelu_pytorch_tanh": 0, "gelu_fast": 0, "gelu": 1, "relu": 2, "silu": 3}
 
@@ -81,7 +80,7 @@ _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
     "new_adapter": (c_void_p, [c_int, c_size_t]),
     "delete_adapter": (None, [c_void_p]),
     "set_low_rank": (_done, [c_void_p, c_int, c_int, c_void_p, c_void_p, c_int, c_int, c_int]),
-    "pack_dense": (None, [c_void_p, c_int, c_int, c_void_p]),
+    "pack_dense": (_done, [c_void_p, c_int, c_int]),
     "dense": (_done, [c_void_p, c_void_p, c_void_p, c_int, c_int, c_void_p, c_int, c_void_p]),
     "swap": (None, [c_void_p, c_int, c_int]),
     "copy": (None, [c_void_p, c_int, c_int, c_int]),
@@ -143,16 +142,18 @@ def draw(logits: Tensor, draws: Seq[tuple[int, int, float, float, float, int]]) 
     return list(token_ids)
 
 
-def packed(weight: Tensor) -> Tensor:
-    """Return a weight (out, in) as float32 in the order in which `dense` reads it. Its size stays."""
-    (out, width), weight = weight.shape, _floats(weight)
-    made = room((out, width), torch.float32, torch.device("cpu"))
-    library().punchline_pack_dense(weight.data_ptr(), out, width, made.data_ptr())
-    return made
+def pack(weight: Tensor) -> None:
+    """Bring a weight (out, in), float32 and contiguous, into the order in which `dense` reads it. In its place."""
+    assert weight.dtype == torch.float32
+    assert weight.is_cpu
+    assert weight.is_contiguous()
+    assert weight.data_ptr() % ALIGNED == 0
+    out, width = weight.shape
+    library().punchline_pack_dense(weight.data_ptr(), out, width)
 
 
 def unpacked(weight: Tensor, rows: Tensor) -> Tensor:
-    """Return rows (N,) of a `packed` weight as they were: (N, in)."""
+    """Return rows (N,) of a weight as they were before `pack`: (N, in)."""
     out, width = weight.shape
     panel = rows // PANEL * PANEL
     wide = (out - panel).clamp(max=PANEL)  # the last panel may be narrower
@@ -161,7 +162,7 @@ def unpacked(weight: Tensor, rows: Tensor) -> Tensor:
 
 
 def dense(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """Return x (N, in) float32 times a `packed` weight, plus the bias (out,): (N, out)."""
+    """Return x (N, in) float32 times a weight after `pack`, plus the bias (out,): (N, out)."""
     x = x.contiguous()
     y, (out, width) = torch.empty(x.shape[0], len(weight)), weight.shape
     at = None if bias is None else bias.data_ptr()

@@ -78,7 +78,7 @@ def parts_that_fail(x: Tensor, block: Block, turns: Tensor | None, added: Added 
 
 def test_single_sequences_run_on_the_faster_layers(model: Decoder, caplog: pytest.LogCaptureFixture) -> None:
     plain = model.parts
-    slow = slower(plain, 0.03)
+    slow = slower(plain, 0.015)
     for given, fast in (((plain, slow), plain), ((slow, plain), plain)):
         runner = graph_runner(model)
         with caplog.at_level(logging.INFO):

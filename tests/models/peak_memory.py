@@ -64,7 +64,7 @@ def int8_in_torch(folder: Path) -> object:
 
 def second_half(folder: Path) -> object:
     opened = open_checkpoint(str(folder))
-    return opened.read("float32", layers=range(opened.shape.n_layer // 2, opened.shape.n_layer))
+    return opened.read("float32", layers=range(opened.shape.n_layer // 2, opened.shape.n_layer), to_run=True)
 
 
 def elsewhere(folder: Path) -> object:

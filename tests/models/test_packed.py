@@ -28,7 +28,7 @@ SIZES = [
 def layer(out: int, width: int, with_bias: bool = True) -> tuple[Affine, Packed]:
     torch.manual_seed(out)
     plain = Affine(torch.randn(out, width), torch.randn(out) if with_bias else None)
-    packed = to_packed(plain)
+    packed = to_packed(Affine(plain.weight.clone(), plain.bias))
     assert isinstance(packed, Packed)
     return plain, packed
 

@@ -17,12 +17,15 @@
 
 class Dense {
 public:
-    // Reorder a weight. weight: (outputs, inputs) row by row. packed: as many floats, on a cache line.
-    static void pack(const float* weight, int outputs, int inputs, float* packed) {
+    // Reorder a weight (outputs, inputs) in its place, on a cache line: a panel takes what its rows took.
+    static void pack(float* weight, int outputs, int inputs) {
+        Buffer<float> rows(size_t(kPanel) * inputs);
         for (int first = 0; first < outputs; first += kPanel) {
             const int wide = std::min(kPanel, outputs - first);
+            float* panel = weight + size_t(first) * inputs;
+            std::copy_n(panel, size_t(wide) * inputs, rows.get());
             for (int k = 0; k < inputs; ++k)
-                for (int i = 0; i < wide; ++i) *packed++ = weight[size_t(first + i) * inputs + k];
+                for (int i = 0; i < wide; ++i) *panel++ = rows[size_t(i) * inputs + k];
         }
     }
 

@@ -31,7 +31,7 @@ int done(F f) {
 
 extern "C" {
 
-void punchline_interface_5() {}  // its name says which library.py it fits
+void punchline_interface_6() {}  // its name says which library.py it fits
 
 // Whether this machine's processor can run the kernels.
 int punchline_supported() {
@@ -85,8 +85,8 @@ void punchline_delete_adapter(void* adapter) { delete static_cast<Adapter*>(adap
 int punchline_set_low_rank(void* adapter, int layer, int which, const float* a, const float* b, int rank, int in, int out) {
     return done([&] { static_cast<Adapter*>(adapter)->set(layer, which, a, b, rank, in, out); });
 }
-void punchline_pack_dense(const float* weight, int outputs, int inputs, float* packed) {
-    Dense::pack(weight, outputs, inputs, packed);
+int punchline_pack_dense(float* weight, int outputs, int inputs) {
+    return done([&] { Dense::pack(weight, outputs, inputs); });
 }
 int punchline_dense(void* team, const float* packed, const float* bias, int outputs, int inputs, const float* x, int rows,
                     float* y) {
