@@ -72,6 +72,11 @@ def test_rows_can_be_looked_up(size: tuple[int, int]) -> None:
     assert torch.equal(packed[rows], plain.weight[rows])
 
 
+def test_no_rows_are_no_work() -> None:
+    _, packed = layer(100, 37)
+    assert packed(torch.empty(0, 37)).shape == (0, 100)
+
+
 def test_numbers_that_broke_are_seen() -> None:
     _, packed = layer(100, 37)
     x = torch.randn(3, 37)

@@ -3,8 +3,10 @@
 // Libraries reorder a weight in every call, which costs more than the product when there are few rows. Here it is
 // reordered once, and the memory of the next panel is fetched while this one is multiplied, whatever the rows:
 //
-//     packed weights:  | 48 outputs of input 0 | the same of input 1 | …, next 48 outputs … |      a panel: (inputs, 48); the last may be narrower
-//     packed rows:     | 8 rows of input 0 | the same of input 1 | … 768 inputs |, next 8 rows … |, next 768 inputs … |
+//     packed weights, panels of (inputs, 48):  | 48 outputs of input 0 | the same of input 1 | … | next 48 outputs … |
+//     packed rows, tiles of (768, 8):          | 8 rows of input 0 | the same of input 1 | … | next 8 rows … | next inputs … |
+//
+// The last panel may be narrower, and tiles lower.
 //
 // Sums are taken in the order of the inputs, 768 at a time: a row's result is the same bits whatever rows are beside it.
 
@@ -35,6 +37,7 @@ public:
 
     // y (rows, outputs) = x (rows, inputs) times the weight, plus the bias.
     void apply(Team& team, const float* x, int rows, float* y) const {
+        if (!rows) return;
         thread_local Buffer<float> scratch;
         scratch.at_least(size_t(rows) * inputs_);
         float* const a = scratch.get();
